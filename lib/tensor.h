@@ -3,6 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 
+// Small functions that both ordinary code and the kernels of an ISA level call: always inlined, so that
+// no copy compiled with a level's instructions is ever linked into code for any CPU.
+#define MBCONV_INLINE [[gnu::always_inline]] inline
+
 namespace mbconv {
 
 // Channel pitches are multiples of this: one AVX-512 register, two AVX2 registers of floats.
@@ -11,10 +15,10 @@ inline constexpr int kLane = 16;
 // width at expansion 6 is a multiple of it, so kernels on wide tensors have no channel tails.
 inline constexpr int kWideBlock = 48;
 
-constexpr int round_up(int value, int multiple) {
+MBCONV_INLINE constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
-constexpr int ceil_div(int value, int divisor) { return (value + divisor - 1) / divisor; }
+MBCONV_INLINE constexpr int ceil_div(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
 // Shape and memory layout of activations: [N, H, W, C] in channel blocks,
 //   element (n, p, c), p = h * W + w, at  n * image_stride() + (c / block) * block_stride()
@@ -26,22 +30,22 @@ struct Shape {
   int n = 0, h = 0, w = 0, c = 0;
   int block = kLane;
 
-  static constexpr Shape nhwc(int n, int h, int w, int c) {
+  MBCONV_INLINE static constexpr Shape nhwc(int n, int h, int w, int c) {
     return {n, h, w, c, round_up(c, kLane)};
   }
   // Blocks of kWideBlock where the channels fill them; NHWC otherwise.
-  static constexpr Shape wide(int n, int h, int w, int c) {
+  MBCONV_INLINE static constexpr Shape wide(int n, int h, int w, int c) {
     return {n, h, w, c, c % kWideBlock == 0 ? kWideBlock : round_up(c, kLane)};
   }
 
-  constexpr int pixels() const { return h * w; }
-  constexpr int blocks() const { return ceil_div(c, block); }
-  constexpr int padded_c() const { return blocks() * block; }
-  constexpr int64_t rows() const { return int64_t{n} * pixels(); }
-  constexpr ptrdiff_t block_stride() const { return ptrdiff_t{pixels()} * block; }
-  constexpr ptrdiff_t image_stride() const { return block_stride() * blocks(); }
+  MBCONV_INLINE constexpr int pixels() const { return h * w; }
+  MBCONV_INLINE constexpr int blocks() const { return ceil_div(c, block); }
+  MBCONV_INLINE constexpr int padded_c() const { return blocks() * block; }
+  MBCONV_INLINE constexpr int64_t rows() const { return int64_t{n} * pixels(); }
+  MBCONV_INLINE constexpr ptrdiff_t block_stride() const { return ptrdiff_t{pixels()} * block; }
+  MBCONV_INLINE constexpr ptrdiff_t image_stride() const { return block_stride() * blocks(); }
   // Elements, padding included.
-  constexpr size_t size() const { return static_cast<size_t>(n * image_stride()); }
+  MBCONV_INLINE constexpr size_t size() const { return static_cast<size_t>(n * image_stride()); }
 
   friend constexpr bool operator==(const Shape&, const Shape&) = default;
 };
@@ -50,11 +54,11 @@ struct Shape {
 template <class T>
 struct View {
   T* data = nullptr;
-  Shape shape;
+  Shape shape = {};
 
-  explicit operator bool() const { return data != nullptr; }
+  MBCONV_INLINE explicit operator bool() const { return data != nullptr; }
   // Pixel p (row-major over H and W) of block b of image n: `shape.block` elements.
-  T* pixel(int n, int b, int p) const {
+  MBCONV_INLINE T* pixel(int n, int b, int p) const {
     return data + n * shape.image_stride() + b * shape.block_stride() +
            ptrdiff_t{p} * shape.block;
   }

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace mbconv::ops {
+
+// f(z) of the network, by its usual name. leaky_relu has slope 0.1 below zero; swish is z sigmoid(z)
+// (Ramachandran et al. 2017).
+enum class Activation { linear, swish, relu, relu6, leaky_relu, sigmoid };
+
+inline constexpr Activation kActivations[] = {Activation::linear,     Activation::swish,
+                                              Activation::relu,       Activation::relu6,
+                                              Activation::leaky_relu, Activation::sigmoid};
+
+std::string_view name(Activation activation);
+
+// Throws Error with the list of names if there is no such activation.
+Activation parse_activation(std::string_view name);
+
+// "linear, swish, ..."
+std::string activation_names();
+
+}  // namespace mbconv::ops

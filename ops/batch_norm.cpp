@@ -1,0 +1,107 @@
+#include "ops/batch_norm.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "lib/error.h"
+
+namespace mbconv::ops {
+namespace {
+
+// Adds all slots to the first, in ascending order: a fixed order for any number of threads.
+void reduce(const ChannelSums& sums) {
+  for (int s = 1; s < sums.slots; ++s) {
+    const double* slot = sums.slot(s);
+    for (int i = 0; i < 2 * sums.channels; ++i) sums.data[i] += slot[i];
+  }
+}
+
+void fold(const BatchNorm& bn, int channel, double mean, double var, double eps) {
+  const double invstd = 1.0 / std::sqrt(var + eps);
+  const double scale = bn.gamma[channel] * invstd;
+  bn.mean[channel] = static_cast<float>(mean);
+  bn.invstd[channel] = static_cast<float>(invstd);
+  bn.scale[channel] = static_cast<float>(scale);
+  bn.shift[channel] = static_cast<float>(bn.beta[channel] - mean * scale);
+}
+
+float moving(float running, double batch, double momentum) {
+  return static_cast<float>(momentum * running + (1.0 - momentum) * batch);
+}
+
+}  // namespace
+
+bool batch_norm_forward(const BatchNorm& bn, const ChannelSums& sums, const float* pivot,
+                        int64_t count, const BatchNormOptions& options, bool update_running) {
+  constexpr double kTrusted = 1e3;
+  const double n = static_cast<double>(count);
+  reduce(sums);
+  const auto shifted_mean = [&](int c) { return sums.data[c] / n; };
+  const auto variance = [&](int c) {
+    return std::max(0.0, sums.data[sums.channels + c] / n - shifted_mean(c) * shifted_mean(c));
+  };
+  bool trusted = true;
+  for (int c = 0; c < bn.channels; ++c) {
+    const double m = shifted_mean(c);
+    if (m * m > kTrusted * (variance(c) + options.eps)) trusted = false;
+  }
+  for (int c = 0; c < bn.channels; ++c) {
+    const double mean = pivot[c] + shifted_mean(c);
+    if (!trusted) {
+      bn.mean[c] = static_cast<float>(mean);
+      continue;
+    }
+    fold(bn, c, mean, variance(c), options.eps);
+    if (!update_running) continue;
+    const double unbiased = variance(c) * n / std::max(n - 1.0, 1.0);
+    bn.running_mean[c] = moving(bn.running_mean[c], mean, options.momentum);
+    bn.running_var[c] = moving(bn.running_var[c], unbiased, options.momentum);
+  }
+  return trusted;
+}
+
+void batch_norm_inference(const BatchNorm& bn, const BatchNormOptions& options) {
+  for (int c = 0; c < bn.channels; ++c) {
+    fold(bn, c, bn.running_mean[c], bn.running_var[c], options.eps);
+  }
+}
+
+void batch_norm_backward(const BatchNorm& bn, const ChannelSums& sums, int64_t count) {
+  const double n = static_cast<double>(count);
+  reduce(sums);
+  for (int c = 0; c < bn.channels; ++c) {
+    const double sum = sums.data[c];
+    const double sum_xhat = sums.data[sums.channels + c];
+    const double a = double{bn.gamma[c]} * bn.invstd[c];
+    bn.a[c] = static_cast<float>(a);
+    bn.b[c] = static_cast<float>(a * sum / n);
+    bn.d[c] = static_cast<float>(a * bn.invstd[c] * sum_xhat / n);
+    bn.dgamma[c] += static_cast<float>(sum_xhat);
+    bn.dbeta[c] += static_cast<float>(sum);
+  }
+}
+
+void channel_sums(Workers& workers, View<const float> y, const RowCut& cut, const float* pivot,
+                  const ChannelSums& sums) {
+  const Shape& shape = y.shape;
+  require(cut.items() == sums.slots, "channel_sums: ", cut.items(), " items, ", sums.slots,
+          " slots");
+  std::fill_n(sums.data, ChannelSums::size(sums.slots, sums.channels), 0.0);
+  workers.run(cut.items(), [&](int item, int) {
+    double* first = sums.slot(item);
+    double* second = first + sums.channels;
+    const RowCut::Range rows =
+        cut.item(item, shape.n, shape.pixels());
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const int n = static_cast<int>(row / shape.pixels());
+      const int p = static_cast<int>(row % shape.pixels());
+      for (int c = 0; c < shape.c; ++c) {
+        const double v = double{y.pixel(n, c / shape.block, p)[c % shape.block]} - pivot[c];
+        first[c] += v;
+        second[c] += v * v;
+      }
+    }
+  });
+}
+
+}  // namespace mbconv::ops

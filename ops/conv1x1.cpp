@@ -1,0 +1,143 @@
+#include "ops/conv1x1.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "lib/error.h"
+
+namespace mbconv::ops {
+
+namespace generic {
+Conv1x1ForwardItem conv1x1_forward;
+Conv1x1BackwardItem conv1x1_backward, conv1x1_backward_join;
+}  // namespace generic
+namespace avx2 {
+Conv1x1ForwardItem conv1x1_forward;
+Conv1x1BackwardItem conv1x1_backward, conv1x1_backward_join;
+}  // namespace avx2
+namespace avx512 {
+Conv1x1ForwardItem conv1x1_forward;
+Conv1x1BackwardItem conv1x1_backward, conv1x1_backward_join;
+}  // namespace avx512
+
+namespace {
+
+constexpr Variant<Conv1x1ForwardItem> kForward[] = {
+    {Isa::avx512, "avx512_8x48", avx512::conv1x1_forward},
+    {Isa::avx2, "avx2_6x16", avx2::conv1x1_forward},
+    {Isa::generic, "generic", generic::conv1x1_forward},
+};
+constexpr Variant<Conv1x1BackwardItem> kBackward[] = {
+    {Isa::avx512, "avx512_8x48", avx512::conv1x1_backward},
+    {Isa::avx2, "avx2_6x16", avx2::conv1x1_backward},
+    {Isa::generic, "generic", generic::conv1x1_backward},
+};
+constexpr Variant<Conv1x1BackwardItem> kBackwardJoin[] = {
+    {Isa::avx512, "avx512", avx512::conv1x1_backward_join},
+    {Isa::avx2, "avx2", avx2::conv1x1_backward_join},
+    {Isa::generic, "generic", generic::conv1x1_backward_join},
+};
+
+// Partial filter gradients of a pass may take this many floats.
+constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;
+// More channel groups would cost more in partial input gradients than they bring.
+constexpr int kMaxChannelGroups = 6;
+
+void require_same(const char* what, const Shape& got, const Shape& expected) {
+  require(got == expected, "conv1x1: ", what, " is [", got.n, ",", got.h, ",", got.w, ",", got.c,
+          "] in blocks of ", got.block, ", expected [", expected.n, ",", expected.h, ",", expected.w,
+          ",", expected.c, "] in blocks of ", expected.block);
+}
+
+void require_channels(const char* what, int got, int expected) {
+  require(got == expected, "conv1x1: ", what, " has ", got, " channels, expected ", expected);
+}
+
+}  // namespace
+
+std::span<const Variant<Conv1x1ForwardItem>> conv1x1_forward_variants() { return kForward; }
+std::span<const Variant<Conv1x1BackwardItem>> conv1x1_backward_variants() { return kBackward; }
+
+RowCut conv1x1_forward_cut(const Shape& x, const Shape& y) {
+  return cut_rows(x.n, x.pixels(), wanted_items(x.rows() * x.c * y.c), kTileRows / 2);
+}
+
+size_t conv1x1_forward_scratch(const Shape& x, const Shape& y) {
+  const int depth = std::min(round_up(x.c, kLane), kTileDepth);
+  const int partial = x.c > depth ? kTileRows * y.padded_c() : 0;
+  return static_cast<size_t>(kTileRows * depth + 2 * y.padded_c() + partial);
+}
+
+void conv1x1_forward(const Context& context, const Conv1x1Forward& args) {
+  const Shape& x = args.x.y.shape;
+  const Shape& y = args.y.shape;
+  require_channels("w's input side", args.w.k, x.c);
+  require_channels("w's output side", args.w.n, y.c);
+  require(x.n == y.n && x.h == y.h && x.w == y.w, "conv1x1: x and y differ in size");
+  if (args.x_out) require_same("x_out", args.x_out.shape, x);
+  if (args.x.skip) require_same("skip", args.x.skip.shape, x);
+  const auto item = pick(conv1x1_forward_variants(), context.isa).function;
+  context.workers->run(args.cut.items(), [&](int slot, int worker) {
+    item(args, slot, context.worker_scratch(worker));
+  });
+}
+
+Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy) {
+  // Slots cost memory traffic in proportion to Cin * Cout each, channel groups in proportion to
+  // Cin * rows: split the wanted number of items in the ratio that costs least.
+  const int64_t rows = x.rows();
+  const int64_t items = wanted_items(2 * rows * x.c * dy.c);
+  const double balanced = std::sqrt(static_cast<double>(items) * dy.c / static_cast<double>(rows));
+  const int panels = ceil_div(dy.c, kWideBlock);
+  const int groups = std::clamp(static_cast<int>(std::lround(balanced)), 1,
+                                std::min(kMaxChannelGroups, panels));
+  const int64_t slots = std::min(std::max<int64_t>(1, items / groups),
+                                 std::max<int64_t>(1, kMaxSlotFloats / (int64_t{x.c} * dy.c)));
+  return {cut_rows(x.n, x.pixels(), slots, kTileRows / 2), groups};
+}
+
+size_t conv1x1_backward_scratch(const Shape& x) {
+  return static_cast<size_t>(kTileRows * (2 * x.padded_c() + kWideBlock) + 2 * x.padded_c());
+}
+
+void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
+  const Shape& x = args.x.y.shape;
+  const Shape& dy = args.dy.shape();
+  require_channels("dw's input side", args.dw.k, x.c);
+  require_channels("dw's output side", args.dw.n, dy.c);
+  require(x.n == dy.n && x.h == dy.h && x.w == dy.w, "conv1x1: x and dy differ in size");
+  if (args.dx) {
+    require_same("dx", args.dx.dz.shape, Shape::nhwc(x.n, x.h, x.w, x.c));
+    require_channels("wt's input side", args.wt.k, dy.c);
+    require_channels("wt's output side", args.wt.n, x.c);
+  }
+  const auto item = pick(conv1x1_backward_variants(), context.isa).function;
+  const auto join = pick(std::span<const Variant<Conv1x1BackwardItem>>(kBackwardJoin), context.isa)
+                        .function;
+  context.workers->run_staged(
+      args.cut.items(), args.channel_groups,
+      [&](int slot, int group, int worker) {
+        item(args, slot, group, context.worker_scratch(worker));
+      },
+      [&](int slot, int worker) {
+        if (args.channel_groups > 1 && args.dx) join(args, slot, 0, context.worker_scratch(worker));
+      },
+      0, [](int, int, int) {});
+  if (args.cut.items() > 1) {
+    add_slots(*context.workers, args.dw_slots, args.cut.items(), args.dw.size(), args.dw.data);
+  }
+}
+
+void add_slots(Workers& workers, const float* slots, int count, size_t size, float* dw) {
+  constexpr size_t kChunk = 4096;
+  workers.run(static_cast<int>((size + kChunk - 1) / kChunk), [&](int item, int) {
+    const size_t begin = static_cast<size_t>(item) * kChunk;
+    const size_t end = std::min(size, begin + kChunk);
+    for (int s = 0; s < count; ++s) {
+      const float* slot = slots + static_cast<size_t>(s) * size;
+      for (size_t i = begin; i < end; ++i) dw[i] += slot[i];
+    }
+  });
+}
+
+}  // namespace mbconv::ops

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "lib/tensor.h"
+
+namespace mbconv::ops {
+
+// How a pass is cut into work items: by shape alone, never by the number of threads, so that partial
+// sums and therefore results are the same for any number of threads.
+
+// More items than this per pass would feed no machine better: 4 for each of 128 cores.
+inline constexpr int kMaxItems = 512;
+// Multiply-adds below which an item is not worth its own task: about 20 us of one core.
+inline constexpr int64_t kGrainMacs = 1 << 20;
+
+// Rows of a tile of a matrix product: a multiple of the register tiles' rows.
+inline constexpr int kTileRows = 96;
+// Depth of a product done at once; longer ones continue from a tile of partial results.
+inline constexpr int kTileDepth = 384;
+
+// Rows of a tensor, [N * H * W], in contiguous ranges: groups of whole images, or parts of an image.
+struct RowCut {
+  int images = 1;         // of a group; the last group may have fewer
+  int parts = 1;          // of a group's rows; more than one only where images = 1
+  int groups = 1;
+
+  MBCONV_INLINE constexpr int items() const { return groups * parts; }
+
+  struct Range {
+    int first_image, images;
+    int64_t begin, end;  // rows
+  };
+  // The item of part `part` of group `group` is number group * parts + part.
+  MBCONV_INLINE constexpr Range item(int number, int n, int pixels) const {
+    return range(number / parts, number % parts, n, pixels);
+  }
+  // Rows of part `part` of group `group` of a tensor of n images of `pixels` rows each.
+  MBCONV_INLINE constexpr Range range(int group, int part, int n, int pixels) const {
+    const int first = group * images;
+    const int count = images < n - first ? images : n - first;
+    const int64_t rows = int64_t{count} * pixels;
+    const int64_t start = int64_t{first} * pixels;
+    return {first, count, start + rows * part / parts, start + rows * (part + 1) / parts};
+  }
+};
+
+// About `items` ranges for n images of `pixels` rows, none of them shorter than `min_rows` by
+// splitting an image.
+constexpr RowCut cut_rows(int n, int pixels, int64_t items, int min_rows) {
+  RowCut cut;
+  if (items >= n) {
+    const int64_t wanted = (items + n - 1) / n;
+    cut.parts = static_cast<int>(std::clamp<int64_t>(wanted, 1, std::max(1, pixels / min_rows)));
+  } else {
+    cut.images = static_cast<int>((n + items - 1) / std::max<int64_t>(items, 1));
+  }
+  cut.groups = ceil_div(n, cut.images);
+  return cut;
+}
+
+// The number of items a pass of `macs` multiply-adds should have.
+constexpr int64_t wanted_items(int64_t macs) {
+  return std::clamp<int64_t>(macs / kGrainMacs, 1, kMaxItems);
+}
+
+}  // namespace mbconv::ops

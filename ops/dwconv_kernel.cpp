@@ -1,0 +1,373 @@
+// The work items of dwconv at one ISA level: see ops/simd.h.
+
+#include "ops/dwconv.h"
+
+#include "ops/dwconv_line.h"
+#include "ops/epilogue.h"
+#include "ops/padding.h"
+
+namespace mbconv::ops::MBCONV_LEVEL {
+
+DwconvForwardItem dwconv_forward;
+DwconvBackwardItem dwconv_backward;
+
+namespace {
+
+// The channels of one unit.
+struct Unit {
+  int c0, width;
+  Unit(const Shape& shape, int unit)
+      : c0(unit * kWideBlock),
+        width(shape.padded_c() - c0 < kWideBlock ? shape.padded_c() - c0 : kWideBlock) {}
+};
+
+// Lines of one image in scratch memory, [pixels][width] each, the last `lines` of them, between
+// columns of zeros.
+class LineRing {
+ public:
+  LineRing(Scratch& memory, int lines, int pixels, int border, int width)
+      : lines_(lines),
+        pitch_(ptrdiff_t{pixels + 2 * border} * width),
+        origin_(ptrdiff_t{border} * width),
+        data_(memory.take(lines * pitch_)) {
+    clear(data_, lines * pitch_);
+  }
+  // First pixel of line `line`; the border's zeros lie on both sides.
+  float* line(int line) const { return data_ + (line % lines_) * pitch_ + origin_; }
+
+ private:
+  int lines_;
+  ptrdiff_t pitch_, origin_;
+  float* data_;
+};
+
+// Stores outputs of a line and accumulates batch-norm sums (as StoreOutput does).
+struct StoreLine {
+  float* y;  // first pixel, first channel of the unit
+  ptrdiff_t pixel_stride;
+  const float* pivot;
+  float* sums;  // [2][width]; null: none
+  int width;
+
+  template <int Q>
+  void store(int q0, int c, const V (&acc)[Q]) const {
+    for (int q = 0; q < Q; ++q) ops::MBCONV_LEVEL::store(y + (q0 + q) * pixel_stride + c, acc[q]);
+    if (sums == nullptr) return;
+    const V shift = load(pivot + c);
+    V first(0.0f), second(0.0f);
+    for (int q = 0; q < Q; ++q) {
+      const V value = acc[q] - shift;
+      first = first + value;
+      second = madd(value, value, second);
+    }
+    ops::MBCONV_LEVEL::store(sums + c, load(sums + c) + first);
+    ops::MBCONV_LEVEL::store(sums + width + c, load(sums + width + c) + second);
+  }
+};
+
+// The fp32 sums of a unit, [2][width], on their way to a slot: emptied into it before more than
+// kMaxTileRows values would have been added.
+class UnitSums {
+ public:
+  UnitSums(float* memory, const Unit& unit, const ChannelSums& to, int slot)
+      : sums_(memory), unit_(unit), slot_(to ? to.slot(slot) + unit.c0 : nullptr),
+        channels_(to.channels) {
+    clear(sums_, 2 * unit.width);
+    if (slot_ == nullptr) return;
+    clear(slot_, unit.width);
+    clear(slot_ + channels_, unit.width);
+  }
+  // Where to add `values` values per channel; null without sums.
+  float* reserve(int values) {
+    if (slot_ == nullptr) return nullptr;
+    if (pending_ + values > kMaxTileRows) flush();
+    pending_ += values;
+    return sums_;
+  }
+  void flush() {
+    if (slot_ == nullptr) return;
+    for (int c = 0; c < unit_.width; ++c) {
+      slot_[c] += sums_[c];
+      slot_[channels_ + c] += sums_[unit_.width + c];
+    }
+    clear(sums_, 2 * unit_.width);
+    pending_ = 0;
+  }
+
+ private:
+  float* sums_;
+  Unit unit_;
+  double* slot_;
+  int channels_;
+  int pending_ = 0;
+};
+
+// Calls body(first, last) for pieces of [0, pixels) short enough for fp32 sums.
+template <class Body>
+inline void for_each_piece(int pixels, const Body& body) {
+  for (int q = 0; q < pixels; q += kMaxTileRows) {
+    body(q, q + kMaxTileRows < pixels ? q + kMaxTileRows : pixels);
+  }
+}
+
+// Finished values of line `h` of image `n`, channels of the unit, to out[w][width].
+inline void load_line(const Deferred& x, View<float> x_out, int n, int h, const Unit& unit,
+                      float* out) {
+  const Shape& shape = x.y.shape;
+  const ptrdiff_t start = n * shape.image_stride() + channel_offset(shape, unit.c0) +
+                          ptrdiff_t{h} * shape.w * shape.block;
+  const float* gate = at(x.gate, ptrdiff_t{n} * shape.padded_c() + unit.c0);
+  with_activation(x.activation, [&](auto f) {
+    for (int w = 0; w < shape.w; ++w) {
+      const ptrdiff_t offset = start + ptrdiff_t{w} * shape.block;
+      float* pixel = out + ptrdiff_t{w} * unit.width;
+      finish_row<decltype(f)>(x.y.data + offset, at(x.scale, unit.c0), at(x.shift, unit.c0), gate,
+                              at(x.skip.data, offset), unit.width, pixel);
+      if (x_out) copy_row(pixel, unit.width, x_out.data + offset);
+    }
+  });
+}
+
+template <int K, int S>
+void forward_item(const DwconvForward& args, int slot, int index, float* scratch) {
+  const Shape& in = args.x.y.shape;
+  const Shape& out = args.y.shape;
+  const Unit unit(in, index);
+  const RowCut& cut = args.cut.lines;
+  const RowCut::Range range = cut.item(slot, out.n, out.h);
+  const int top = same_padding(in.h, K, S).before, left = same_padding(in.w, K, S).before;
+  const float* filter = args.w.panel(index);
+
+  Scratch memory(scratch);
+  UnitSums sums(memory.take(2 * unit.width), unit, args.sums, slot);
+  const LineRing ring(memory, K, in.w, K, unit.width);
+
+  for (int n = range.first_image; n < range.first_image + range.images; ++n) {
+    const int64_t base = int64_t{n} * out.h;
+    const int first = static_cast<int>(range.begin > base ? range.begin - base : 0);
+    const int last = static_cast<int>(range.end - base < out.h ? range.end - base : out.h);
+    // Lines that other ranges read as well are written to x_out by the one they fall in.
+    const int own_first = first * S, own_last = last == out.h ? in.h : last * S;
+    int next = first * S - top > 0 ? first * S - top : 0;
+    for (int o = first; o < last; ++o) {
+      const int begin = o * S - top, end = begin + K < in.h ? begin + K : in.h;
+      for (; next < end; ++next) {
+        const bool own = next >= own_first && next < own_last;
+        load_line(args.x, own ? args.x_out : View<float>{}, n, next, unit, ring.line(next));
+      }
+      float* y = args.y.data + n * out.image_stride() + channel_offset(out, unit.c0) +
+                 ptrdiff_t{o} * out.w * out.block;
+      for_each_piece(out.w, [&](int q0, int q1) {
+        Lines lines;
+        lines.channels = unit.width;
+        for (int h = begin > 0 ? begin : 0; h < end; ++h) {
+          lines.add(ring.line(h) + ptrdiff_t{q0 * S - left} * unit.width,
+                    filter + ptrdiff_t{h - begin} * K * unit.width);
+        }
+        dwconv_line<K, S>(lines, q1 - q0,
+                          StoreLine{y + ptrdiff_t{q0} * out.block, out.block, args.pivot + unit.c0,
+                                    sums.reserve(q1 - q0), unit.width});
+      });
+    }
+  }
+  sums.flush();
+}
+
+// The taps of a filter line that reach input pixels j = D mod S of a line: t = first + S m, in
+// descending order, so that the gradient of x is a plain correlation over dy,
+//   dx[S u + D] = sum over t' of dy[u + start + t'] flipped[t'].
+struct TapClass {
+  int first, taps, start, pixels;
+  TapClass(int d, int ksize, int stride, int left, int width)
+      : first((d + left) % stride),
+        taps((ksize - first + stride - 1) / stride),
+        start((d + left - first) / stride - (taps - 1)),
+        pixels((width - d + stride - 1) / stride) {}
+  // Filter column of tap t'.
+  int column(int tap, int stride) const { return first + stride * (taps - 1 - tap); }
+};
+
+// One channel unit of a backward pass: what stays the same from line to line.
+template <int K, int S>
+struct BackwardUnit {
+  const DwconvBackward& args;
+  const Shape& in;
+  const Shape& out;
+  Unit unit;
+  int top, left;
+  LineRing dy;
+  float *a, *derivative, *dx;  // one line each, [W][width]
+  float *flipped, *dflipped;   // [K][K][width], the taps of each line grouped by class
+
+  BackwardUnit(const DwconvBackward& p, int index, Scratch& memory)
+      : args(p),
+        in(p.x.y.shape),
+        out(p.dy.shape()),
+        unit(in, index),
+        top(same_padding(in.h, K, S).before),
+        left(same_padding(in.w, K, S).before),
+        dy(memory, K, out.w, K, unit.width) {
+    const ptrdiff_t line = ptrdiff_t{in.w} * unit.width;
+    a = memory.take(line);
+    derivative = memory.take(line);
+    dx = memory.take(line);
+    flipped = memory.take(ptrdiff_t{K} * K * unit.width);
+    dflipped = memory.take(ptrdiff_t{K} * K * unit.width);
+    clear(dflipped, ptrdiff_t{K} * K * unit.width);
+    for_each_tap(args.w.panel(index), [&](const float* w, ptrdiff_t to) { copy_row(w, unit.width, flipped + to); });
+  }
+
+  // Calls body(filter + tap, offset in flipped) for each tap of `filter`, [K*K][width].
+  template <class T, class Body>
+  void for_each_tap(T* filter, const Body& body) const {
+    for (int r = 0; r < K; ++r) {
+      int place = 0;
+      for (int d = 0; d < S; ++d) {
+        const TapClass taps(d, K, S, left, in.w);
+        for (int t = 0; t < taps.taps; ++t, ++place) {
+          body(filter + ptrdiff_t{r * K + taps.column(t, S)} * unit.width,
+               ptrdiff_t{r * K + place} * unit.width);
+        }
+      }
+    }
+  }
+
+  ptrdiff_t line_offset(const Shape& shape, int n, int h) const {
+    return n * shape.image_stride() + channel_offset(shape, unit.c0) +
+           ptrdiff_t{h} * shape.w * shape.block;
+  }
+
+  void load_dy(int n, int o) const {
+    const ptrdiff_t image = ptrdiff_t{n} * out.padded_c() + unit.c0;
+    const ptrdiff_t start = line_offset(out, n, o);
+    with_activation(args.dy.activation, [&](auto f) {
+      for (int w = 0; w < out.w; ++w) {
+        const ptrdiff_t offset = start + ptrdiff_t{w} * out.block;
+        finish_grad_row<decltype(f)>(at(args.dy.g.data, offset), at(args.dy.gate, image),
+                                     at(args.dy.offset, image), at(args.dy.y.data, offset), args.dy,
+                                     unit.c0, unit.width, dy.line(o) + ptrdiff_t{w} * unit.width);
+      }
+    });
+  }
+
+  // The input line and the derivative of its activation.
+  void load_x(int n, int h) const {
+    const ptrdiff_t start = line_offset(in, n, h);
+    const float *scale = at(args.x.scale, unit.c0), *shift = at(args.x.shift, unit.c0);
+    with_activation(args.x.activation, [&](auto f) {
+      for (int w = 0; w < in.w; ++w) {
+        const float* y = args.x.y.data + start + ptrdiff_t{w} * in.block;
+        for (int c = 0; c < unit.width; c += kWidth) {
+          V z = load(y + c), slope(1.0f);
+          if (scale != nullptr) z = decltype(f)::value(madd(load(scale + c), z, load(shift + c)), slope);
+          store(a + ptrdiff_t{w} * unit.width + c, z);
+          store(derivative + ptrdiff_t{w} * unit.width + c, slope);
+        }
+      }
+    });
+  }
+
+  // dx and dw of input line h of the pixels of one class, from the lines [o0, o1) of dy.
+  template <int T>
+  void correlate(int d, const TapClass& taps, int place, int h, int o0, int o1) const {
+    Lines lines;
+    lines.channels = unit.width;
+    for (int o = o0; o < o1; ++o) {
+      const ptrdiff_t filter = ptrdiff_t{(h + top - S * o) * K + place} * unit.width;
+      const float* line = dy.line(o) + ptrdiff_t{taps.start} * unit.width;
+      lines.add(line, flipped + filter);
+      dwconv_filter_line<T>(a + ptrdiff_t{d} * unit.width, ptrdiff_t{S} * unit.width, line, taps.pixels,
+                            unit.width, dflipped + filter);
+    }
+    dwconv_line<T, 1>(lines, taps.pixels,
+                      StoreLine{dx + ptrdiff_t{d} * unit.width, ptrdiff_t{S} * unit.width, nullptr,
+                                nullptr, unit.width});
+  }
+
+  void line(int n, int h, int o0, int o1, UnitSums& sums) const {
+    load_x(n, h);
+    int place = 0;
+    for (int d = 0; d < S; ++d) {
+      const TapClass taps(d, K, S, left, in.w);
+      if (taps.taps == (K + S - 1) / S) {
+        correlate<(K + S - 1) / S>(d, taps, place, h, o0, o1);
+      } else {
+        correlate<K / S>(d, taps, place, h, o0, o1);
+      }
+      place += taps.taps;
+    }
+    const ptrdiff_t start = line_offset(in, n, h);
+    for_each_piece(in.w, [&](int w0, int w1) {
+      float* to = sums.reserve(w1 - w0);
+      for (int w = w0; w < w1; ++w) {
+        const ptrdiff_t pixel = ptrdiff_t{w} * unit.width;
+        input_grad_row<Linear>(args.dx, dx + pixel, derivative + pixel,
+                               start + ptrdiff_t{w} * in.block, unit.c0, unit.width, to,
+                               to + unit.width);
+      }
+    });
+  }
+};
+
+template <int K, int S>
+void backward_item(const DwconvBackward& args, int slot, int index, float* scratch) {
+  Scratch memory(scratch);
+  const BackwardUnit<K, S> unit(args, index, memory);
+  UnitSums sums(memory.take(2 * unit.unit.width), unit.unit, args.dx.sums, slot);
+  const Shape& in = unit.in;
+  const RowCut& cut = args.cut.lines;
+  const RowCut::Range range = cut.item(slot, in.n, in.h);
+
+  for (int n = range.first_image; n < range.first_image + range.images; ++n) {
+    const int64_t base = int64_t{n} * in.h;
+    const int first = static_cast<int>(range.begin > base ? range.begin - base : 0);
+    const int last = static_cast<int>(range.end - base < in.h ? range.end - base : in.h);
+    int next = 0;  // line of dy to load
+    for (int h = first; h < last; ++h) {
+      // Lines o with a tap r = h + top - S o in [0, K).
+      const int lowest = h + unit.top - (K - 1);
+      const int o0 = lowest > 0 ? (lowest + S - 1) / S : 0;
+      const int highest = (h + unit.top) / S + 1;
+      const int o1 = highest < unit.out.h ? highest : unit.out.h;
+      if (next < o0) next = o0;
+      for (; next < o1; ++next) unit.load_dy(n, next);
+      unit.line(n, h, o0, o1, sums);
+    }
+  }
+  sums.flush();
+  float* dw = args.cut.lines.items() > 1
+                  ? args.dw_slots + slot * static_cast<ptrdiff_t>(args.dw.size()) +
+                        (args.dw.panel(index) - args.dw.data)
+                  : args.dw.panel(index);
+  const bool overwrite = args.cut.lines.items() > 1;
+  unit.for_each_tap(dw, [&](float* to, ptrdiff_t from) {
+    for (int c = 0; c < unit.unit.width; c += kWidth) {
+      const V sum = load(unit.dflipped + from + c);
+      store(to + c, overwrite ? sum : load(to + c) + sum);
+    }
+  });
+}
+
+}  // namespace
+
+void dwconv_forward(const DwconvForward& args, int slot, int unit, float* scratch) {
+  if (args.ksize == 3) {
+    args.stride == 1 ? forward_item<3, 1>(args, slot, unit, scratch)
+                     : forward_item<3, 2>(args, slot, unit, scratch);
+  } else {
+    args.stride == 1 ? forward_item<5, 1>(args, slot, unit, scratch)
+                     : forward_item<5, 2>(args, slot, unit, scratch);
+  }
+}
+
+void dwconv_backward(const DwconvBackward& args, int slot, int unit, float* scratch) {
+  if (args.ksize == 3) {
+    args.stride == 1 ? backward_item<3, 1>(args, slot, unit, scratch)
+                     : backward_item<3, 2>(args, slot, unit, scratch);
+  } else {
+    args.stride == 1 ? backward_item<5, 1>(args, slot, unit, scratch)
+                     : backward_item<5, 2>(args, slot, unit, scratch);
+  }
+}
+
+}  // namespace mbconv::ops::MBCONV_LEVEL

@@ -1,0 +1,113 @@
+#pragma once
+
+// The tile loops of convolutions that are matrix products (1x1, and the stem through im2col), per ISA
+// level (see ops/simd.h):
+//   prologue -> tile in scratch -> micro-kernel -> epilogue.
+
+#include "ops/conv1x1.h"
+#include "ops/epilogue.h"
+
+namespace mbconv::ops::MBCONV_LEVEL {
+namespace {
+
+struct Product {
+  Packed<const float> w;
+  View<float> y;
+  const float* pivot;
+  ChannelSums sums;
+};
+
+// y = x w over the rows [begin, end), with batch-norm sums into slot `slot`.
+// load(rows, k0, depth, tile, ld): the prologue, columns [k0, k0 + depth) of x.
+template <class Load>
+inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot, float* scratch,
+                         const Load& load) {
+  const Shape& shape = p.y.shape;
+  const int k = p.w.k, n = shape.padded_c();
+  const int kc = k < kTileDepth ? round_up(k, kLane) : kTileDepth;
+  Scratch memory(scratch);
+  float* x = memory.take(ptrdiff_t{kTileRows} * kc);
+  float* sums = p.sums ? memory.take(2 * n) : nullptr;
+  float* partial = k > kc ? memory.take(ptrdiff_t{kTileRows} * n) : nullptr;
+  if (sums != nullptr) {
+    clear(sums, 2 * n);
+    clear(p.sums.slot(slot), 2 * n);
+  }
+  for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
+    ptrdiff_t offset[kTileRows];
+    for (int r = 0; r < rows.count; ++r) offset[r] = row_offset(shape, rows, r);
+    for (int k0 = 0; k0 < k; k0 += kc) {
+      const int depth = k - k0 < kc ? k - k0 : kc;
+      const Tile init{k0 > 0 ? partial : nullptr, n};
+      load(rows, k0, depth, x, kc);
+      for (int panel = 0; panel < p.w.panels(); ++panel) {
+        if (k0 + depth < k) {
+          gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init, StoreTile{partial, n});
+        } else {
+          const int c = panel * kWideBlock;
+          float* base = p.y.data + channel_offset(shape, c) - c;
+          gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init,
+                     StoreOutput{base, offset, p.pivot, sums, n});
+        }
+      }
+    }
+    if (sums != nullptr) flush_sums(sums, p.sums, slot);
+  });
+}
+
+// dx and dw over the rows and the channel group of one item of Conv1x1Backward, whose `x` is not
+// read: load(rows, tile, ld) is its prologue.
+template <class Load>
+inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* scratch,
+                          const Load& load) {
+  const Shape& dy_shape = p.dy.shape();
+  const int cin = p.dw.k, ld = round_up(cin, kLane);
+  const RowCut::Range range = p.cut.item(slot, dy_shape.n,
+                                          dy_shape.pixels());
+  const int first = p.dw.panels() * group / p.channel_groups;
+  const int last = p.dw.panels() * (group + 1) / p.channel_groups;
+
+  Packed<float> dw = p.dw;
+  if (p.cut.items() > 1) {
+    dw.data = p.dw_slots + ptrdiff_t{slot} * static_cast<ptrdiff_t>(dw.size());
+    for (int panel = first; panel < last; ++panel) {
+      clear(dw.panel(panel), ptrdiff_t{cin} * dw.width(panel));
+    }
+  }
+  const bool whole = p.channel_groups == 1;
+  Scratch memory(scratch);
+  float* x = memory.take(ptrdiff_t{kTileRows} * ld);
+  float* dy = memory.take(kTileRows * kWideBlock);
+  float* dx = memory.take(ptrdiff_t{kTileRows} * ld);
+  float* sums = p.dx.sums ? memory.take(2 * ld) : nullptr;
+  if (whole && sums != nullptr) {
+    clear(sums, 2 * ld);
+    clear(p.dx.sums.slot(slot), 2 * ld);
+  }
+  int64_t row = range.begin;
+  for_each_tile(range.begin, range.end, dy_shape.pixels(), [&](const TileRows& rows) {
+    load(rows, x, ld);
+    // With channel groups, partial sums of dx go to memory: rows of an NHWC tensor are contiguous.
+    float* out = whole ? dx : p.dx_partial + (group * dy_shape.rows() + row) * ld;
+    for (int panel = first; panel < last; ++panel) {
+      const int c = panel * kWideBlock, width = dw.width(panel);
+      load_grad_rows(p.dy, rows, c, width, dy, kWideBlock);
+      if (p.dx) {
+        const int depth = p.wt.k - c < width ? p.wt.k - c : width;
+        for (int q = 0; q < p.wt.panels(); ++q) {
+          gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q,
+                     {panel > first ? out : nullptr, ld}, StoreTile{out, ld});
+        }
+      }
+      gemm_tn(rows.count, cin, width, {x, ld}, {dy, kWideBlock}, dw.panel(panel), width);
+    }
+    if (whole && p.dx) {
+      store_input_grad(p.dx, rows, {dx, ld}, sums);
+      if (sums != nullptr) flush_sums(sums, p.dx.sums, slot);
+    }
+    row += rows.count;
+  });
+}
+
+}  // namespace
+}  // namespace mbconv::ops::MBCONV_LEVEL

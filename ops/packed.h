@@ -1,0 +1,49 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "lib/tensor.h"
+
+namespace mbconv::ops {
+
+// A K x N matrix in column panels, as matrix-product kernels read it: panel p holds columns
+// [48 p, 48 p + width(p)) row by row, [K][width]. N is rounded up to kLane with zero columns, so the
+// last panel is 16, 32 or 48 wide. Weights of 1x1 convolutions live in this layout, K = Cin,
+// N = Cout, and so do their gradients.
+template <class T>
+struct Packed {
+  T* data = nullptr;
+  int k = 0, n = 0;
+
+  MBCONV_INLINE explicit operator bool() const { return data != nullptr; }
+  MBCONV_INLINE constexpr int padded_n() const { return round_up(n, kLane); }
+  MBCONV_INLINE constexpr int panels() const { return ceil_div(padded_n(), kWideBlock); }
+  MBCONV_INLINE constexpr int width(int p) const { return std::min(kWideBlock, padded_n() - p * kWideBlock); }
+  MBCONV_INLINE T* panel(int p) const { return data + ptrdiff_t{p} * kWideBlock * k; }
+  MBCONV_INLINE constexpr size_t size() const { return static_cast<size_t>(k) * static_cast<size_t>(padded_n()); }
+  // Element (row, column).
+  MBCONV_INLINE T& at(int row, int column) const {
+    const int p = column / kWideBlock;
+    return panel(p)[ptrdiff_t{row} * width(p) + column % kWideBlock];
+  }
+};
+
+// Writes the transpose of `w` (K x N) to `out` (N x K), padding columns included.
+inline void transpose(Packed<const float> w, Packed<float> out) {
+  constexpr int kTile = 16;
+  for (int p = 0; p < out.panels(); ++p) {
+    const int width = out.width(p);
+    for (int r0 = 0; r0 < out.k; r0 += kTile) {
+      const int rows = std::min(kTile, out.k - r0);
+      for (int c = 0; c < width; ++c) {
+        const int column = p * kWideBlock + c;
+        for (int r = r0; r < r0 + rows; ++r) {
+          out.panel(p)[ptrdiff_t{r} * width + c] = column < w.k ? w.at(column, r) : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace mbconv::ops

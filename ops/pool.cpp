@@ -1,0 +1,70 @@
+#include "ops/pool.h"
+
+#include <algorithm>
+
+namespace mbconv::ops {
+
+namespace generic {
+PoolItem pool;
+}
+namespace avx2 {
+PoolItem pool;
+}
+namespace avx512 {
+PoolItem pool;
+}
+
+namespace {
+
+constexpr Variant<PoolItem> kPool[] = {
+    {Isa::avx512, "avx512_c16", avx512::pool},
+    {Isa::avx2, "avx2_c8", avx2::pool},
+    {Isa::generic, "generic", generic::pool},
+};
+
+// An activation's exponential, in multiply-adds.
+constexpr int kLoadMacs = 10;
+
+}  // namespace
+
+std::span<const Variant<PoolItem>> pool_variants() { return kPool; }
+
+RowCut pool_cut(const Shape& x) {
+  const int units = ceil_div(x.padded_c(), kWideBlock);
+  const int64_t items = wanted_items(x.rows() * x.c * kLoadMacs);
+  return cut_rows(x.n, x.pixels(), std::max<int64_t>(1, items / units), kTileRows);
+}
+
+void pool_forward(const Context& context, const Pool& args) {
+  const auto item = pick(pool_variants(), context.isa).function;
+  const int units = args.units();
+  context.workers->run_staged(
+      args.cut.groups, args.cut.parts * units,
+      [&](int group, int i, int worker) {
+        item(args, group * args.cut.parts + i / units, i % units, context.worker_scratch(worker));
+      },
+      [&](int group, int) {
+        const RowCut::Range range = args.cut.range(group, 0, args.x.y.shape.n, 1);
+        for (int n = 0; n < range.images; ++n) pool_join(args, range.first_image + n);
+      },
+      0, [](int, int, int) {});
+}
+
+void pool_join(const Pool& args, int n) {
+  const Shape& shape = args.x.y.shape;
+  const int channels = shape.padded_c(), planes = args.planes(), parts = args.cut.parts;
+  double* sum = args.partial + ptrdiff_t{n} * parts * planes * channels;
+  for (int part = 1; part < parts; ++part) {
+    const double* other = sum + ptrdiff_t{part} * planes * channels;
+    for (int i = 0; i < planes * channels; ++i) sum[i] += other[i];
+  }
+  float* mean = args.mean + ptrdiff_t{n} * channels;
+  for (int c = 0; c < channels; ++c) {
+    mean[c] = c < shape.c ? static_cast<float>(sum[c] / shape.pixels()) : 0.0f;
+  }
+  if (args.slopes != nullptr) {
+    std::copy_n(sum + channels, 2 * channels, args.slopes + ptrdiff_t{n} * 2 * channels);
+  }
+}
+
+}  // namespace mbconv::ops

@@ -1,0 +1,143 @@
+#include "ops/project.h"
+
+#include <algorithm>
+
+#include "lib/error.h"
+
+namespace mbconv::ops {
+
+namespace generic {
+ProjectBackwardItem project_backward;
+}
+namespace avx2 {
+ProjectBackwardItem project_backward;
+}
+namespace avx512 {
+ProjectBackwardItem project_backward;
+}
+
+namespace {
+
+constexpr Variant<ProjectBackwardItem> kBackward[] = {
+    {Isa::avx512, "avx512_8x48", avx512::project_backward},
+    {Isa::avx2, "avx2_6x16", avx2::project_backward},
+    {Isa::generic, "generic", generic::project_backward},
+};
+
+// Partial filter gradients of a pass may take this many floats.
+constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;
+
+// P0 of image n, its parts added in order, to dgate; the other sums of the parts to the first part.
+void add_parts(const ProjectBackward& args, int n) {
+  const int channels = args.x.y.shape.padded_c(), parts = args.cut.parts;
+  double* sums = args.gate_sums + ptrdiff_t{n} * parts * kGateSums * channels;
+  for (int part = 1; part < parts; ++part) {
+    const double* other = sums + ptrdiff_t{part} * kGateSums * channels;
+    for (int i = 0; i < kGateSums * channels; ++i) sums[i] += other[i];
+  }
+  float* dgate = args.dgate + ptrdiff_t{n} * channels;
+  for (int c = 0; c < channels; ++c) dgate[c] = static_cast<float>(sums[c]);
+}
+
+// Sums of dz and dz * xhat over the batch, images in order.
+void sum_images(const ProjectBackward& args) {
+  const Shape& shape = args.x.y.shape;
+  const int channels = shape.padded_c();
+  double* out = args.sums.slot(0);
+  std::fill_n(out, 2 * channels, 0.0);
+  for (int n = 0; n < shape.n; ++n) {
+    const double* p = args.gate_sums + ptrdiff_t{n} * args.cut.parts * kGateSums * channels;
+    const float* gate = args.x.gate + ptrdiff_t{n} * channels;
+    const float* offset = args.se.offset + ptrdiff_t{n} * channels;
+    for (int c = 0; c < channels; ++c) {
+      out[c] += gate[c] * p[channels + c] + offset[c] * p[2 * channels + c];
+      out[channels + c] += gate[c] * p[3 * channels + c] + offset[c] * p[4 * channels + c];
+    }
+  }
+}
+
+}  // namespace
+
+std::span<const Variant<ProjectBackwardItem>> project_backward_variants() { return kBackward; }
+
+ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
+  ProjectForwardCut cut;
+  cut.product = cut_rows(x.n, x.pixels(), wanted_items(x.rows() * x.c * cout), kTileRows / 2);
+  cut.pool = cut.product;
+  if (cut.pool.images == 1) cut.pool.parts = std::max(1, pool_cut(x).parts);
+  return cut;
+}
+
+void project_forward(const Context& context, const ProjectForward& args) {
+  const Pool& pool = args.pool;
+  const RowCut& cut = args.product.cut;
+  require(pool.cut.groups == cut.groups && pool.cut.images == cut.images,
+          "project: pool and product must be cut into the same image groups");
+  const auto pool_item = pick(pool_variants(), context.isa).function;
+  const auto se = pick(squeeze_excite_forward_variants(), context.isa).function;
+  const auto product = pick(conv1x1_forward_variants(), context.isa).function;
+  const int units = pool.units();
+  context.workers->run_staged(
+      cut.groups, pool.cut.parts * units,
+      [&](int group, int i, int worker) {
+        pool_item(pool, group * pool.cut.parts + i / units, i % units, context.worker_scratch(worker));
+      },
+      [&](int group, int) {
+        const RowCut::Range range = cut.range(group, 0, pool.x.y.shape.n, 1);
+        for (int n = range.first_image; n < range.first_image + range.images; ++n) {
+          pool_join(pool, n);
+          se(args.se, n);
+        }
+      },
+      cut.parts,
+      [&](int group, int part, int worker) {
+        product(args.product, group * cut.parts + part, context.worker_scratch(worker));
+      });
+}
+
+Conv1x1BackwardCut project_backward_cut(const Shape& x, int cout) {
+  // As many slots as memory allows and the items need; the channel panels make up the rest.
+  const int64_t items = wanted_items(2 * x.rows() * x.c * cout);
+  const int64_t most = std::max<int64_t>(1, kMaxSlotFloats / (int64_t{x.c} * cout));
+  const RowCut rows = cut_rows(x.n, x.pixels(), std::min(items, most), kTileRows / 2);
+  const int panels = ceil_div(x.padded_c(), kWideBlock);
+  const int groups = static_cast<int>(std::clamp<int64_t>(items / rows.items(), 1, panels));
+  return {rows, groups};
+}
+
+size_t project_scratch(const Shape& x, int cout) {
+  const Shape y = Shape::nhwc(x.n, x.h, x.w, cout);
+  const int backward = kTileRows * (y.padded_c() + kWideBlock);
+  return std::max(conv1x1_forward_scratch(x, y), static_cast<size_t>(backward));
+}
+
+void project_backward(const Context& context, const ProjectBackward& args) {
+  const Shape& x = args.x.y.shape;
+  require(args.g.shape == x, "project: g must have the layout of x");
+  require(args.wt.n == x.c && args.wt.k == args.dy.shape().c && args.dw.k == x.c,
+          "project: weights do not fit x with ", x.c, " and dy with ", args.dy.shape().c, " channels");
+  const auto item = pick(project_backward_variants(), context.isa).function;
+  const auto se = pick(squeeze_excite_backward_input_variants(), context.isa).function;
+  const RowCut& cut = args.cut;
+  context.workers->run_staged(
+      cut.groups, cut.parts * args.channel_groups,
+      [&](int group, int i, int worker) {
+        item(args, group * cut.parts + i / args.channel_groups, i % args.channel_groups,
+             context.worker_scratch(worker));
+      },
+      [&](int group, int) {
+        const RowCut::Range range = cut.range(group, 0, x.n, 1);
+        for (int n = range.first_image; n < range.first_image + range.images; ++n) {
+          add_parts(args, n);
+          se(args.se, n);
+        }
+      },
+      0, [](int, int, int) {});
+  squeeze_excite_backward_filter(context, args.se);
+  sum_images(args);
+  if (cut.items() > 1) {
+    add_slots(*context.workers, args.dw_slots, cut.items(), args.dw.size(), args.dw.data);
+  }
+}
+
+}  // namespace mbconv::ops

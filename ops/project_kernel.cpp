@@ -1,0 +1,106 @@
+// The work item of project_backward at one ISA level: see ops/simd.h.
+
+#include "ops/project.h"
+
+#include "ops/epilogue.h"
+
+namespace mbconv::ops::MBCONV_LEVEL {
+
+ProjectBackwardItem project_backward;
+
+namespace {
+
+// Epilogue of g for rows [r0, r1) of a tile, all of image n, and one vector of channels: stores g,
+// forms a * gate in place of it, and adds P0..P4 to sums[5][channels].
+template <class F>
+inline void gate_rows(const ProjectBackward& args, const TileRows& rows, int r0, int r1, int c,
+                      float* tile, double* sums, int channels) {
+  const Shape& shape = args.x.y.shape;
+  const ptrdiff_t origin = channel_offset(shape, c);
+  const V scale = load(args.x.scale + c), shift = load(args.x.shift + c);
+  const V mean = load(args.mean + c), invstd = load(args.invstd + c);
+  const V gate = load(args.x.gate + ptrdiff_t{rows.image[r0]} * channels + c);
+  V p[kGateSums];
+  for (V& sum : p) sum = V(0.0f);
+  for (int r = r0; r < r1; ++r) {
+    const ptrdiff_t offset = origin + row_offset(shape, rows, r);
+    float* in_tile = tile + ptrdiff_t{r} * kWideBlock;
+    const V g = load(in_tile), y = load(args.x.y.data + offset);
+    V slope;
+    const V a = F::value(madd(scale, y, shift), slope);
+    const V xhat = (y - mean) * invstd, g_slope = g * slope;
+    p[0] = madd(g, a, p[0]);
+    p[1] = p[1] + g_slope;
+    p[2] = p[2] + slope;
+    p[3] = madd(g_slope, xhat, p[3]);
+    p[4] = madd(slope, xhat, p[4]);
+    store(args.g.data + offset, g);
+    store(in_tile, a * gate);
+  }
+  for (int i = 0; i < kGateSums; ++i) {
+    float lanes[kWidth];
+    store(lanes, p[i]);
+    for (int l = 0; l < kWidth; ++l) sums[i * channels + c + l] += lanes[l];
+  }
+}
+
+// One channel panel of a tile: g = dy w^T, its epilogue, and dw.
+template <class F>
+inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int panel, int parts,
+                       int part, Tile dy, float* g, Packed<float> dw) {
+  const int channels = args.x.y.shape.padded_c();
+  const int c0 = panel * kWideBlock, width = args.wt.width(panel);
+  gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0}, StoreTile{g - c0, kWideBlock});
+  for (int r0 = 0, r1; r0 < rows.count; r0 = r1) {
+    for (r1 = r0; r1 < rows.count && rows.image[r1] == rows.image[r0];) ++r1;
+    double* sums = args.gate_sums +
+                   ptrdiff_t{rows.image[r0] * parts + part} * kGateSums * channels;
+    for (int c = 0; c < width; c += kWidth) {
+      gate_rows<F>(args, rows, r0, r1, c0 + c, g + c, sums, channels);
+    }
+  }
+  const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
+  for (int q = 0; q < dw.panels(); ++q) {
+    gemm_tn(rows.count, used, dw.width(q), {g, kWideBlock}, {dy.data + q * kWideBlock, dy.ld},
+            dw.panel(q) + ptrdiff_t{c0} * dw.width(q), dw.width(q));
+  }
+}
+
+}  // namespace
+
+void project_backward(const ProjectBackward& args, int slot, int group, float* scratch) {
+  const Shape& shape = args.x.y.shape;
+  const int channels = shape.padded_c(), cout = args.dy.shape().padded_c();
+  const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
+  const int parts = args.cut.parts, part = slot % parts;
+  const int first = args.wt.panels() * group / args.channel_groups;
+  const int last = args.wt.panels() * (group + 1) / args.channel_groups;
+  const int c0 = first * kWideBlock;
+  const int c1 = last * kWideBlock < channels ? last * kWideBlock : channels;
+
+  Packed<float> dw = args.dw;
+  if (args.cut.items() > 1) {
+    dw.data = args.dw_slots + slot * static_cast<ptrdiff_t>(dw.size());
+    const int used = (c1 < dw.k ? c1 : dw.k) - c0;
+    for (int q = 0; q < dw.panels(); ++q) {
+      clear(dw.panel(q) + ptrdiff_t{c0} * dw.width(q), ptrdiff_t{used} * dw.width(q));
+    }
+  }
+  for (int n = range.first_image; n < range.first_image + range.images; ++n) {
+    double* sums = args.gate_sums + ptrdiff_t{n * parts + part} * kGateSums * channels;
+    for (int i = 0; i < kGateSums; ++i) clear(sums + i * channels + c0, c1 - c0);
+  }
+  Scratch memory(scratch);
+  float* dy = memory.take(ptrdiff_t{kTileRows} * cout);
+  float* g = memory.take(kTileRows * kWideBlock);
+  with_activation(args.x.activation, [&](auto f) {
+    for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
+      load_grad_rows(args.dy, rows, 0, cout, dy, cout);
+      for (int panel = first; panel < last; ++panel) {
+        panel_rows<decltype(f)>(args, rows, panel, parts, part, {dy, cout}, g, dw);
+      }
+    });
+  });
+}
+
+}  // namespace mbconv::ops::MBCONV_LEVEL

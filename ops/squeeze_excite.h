@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "ops/activation.h"
+#include "ops/context.h"
+#include "ops/variant.h"
+
+namespace mbconv::ops {
+
+// Squeeze-excite (Hu, Shen & Sun 2018) on pooled features m[n,c], R reduced channels:
+//   u[n,r] = b1[r] + sum over c of w1[r,c] m[n,c],   h = f(u)
+//   gate[n,c] = sigmoid(b2[c] + sum over r of h[n,r] w2[r,c])
+// Both weights are [R][padded C] with zero padding.
+struct SqueezeExcite {
+  int channels, padded;   // C and its padded size
+  int reduced;            // R
+  Activation activation;  // f
+  const float *w1, *b1;   // [R,C], [R]
+  const float *w2, *b2;   // [R,C], [C]
+  const float* mean;      // [N,C] in
+  float* u;               // [N,R] out; saved for the backward pass
+  float* gate;            // [N,C] out
+};
+
+// Gradients for one image, from dgate[n,c] (the gradient of the loss with respect to the gate):
+//   e = dgate gate (1 - gate),  du = f'(u) (w2 e),  offset = (w1^T du) / pixels
+// where `offset` is the gradient that reaches every pixel through the mean.
+struct SqueezeExciteBackward {
+  SqueezeExcite forward;
+  const float* dgate;  // [N,C]
+  float* e;            // [N,C] out
+  float* du;           // [N,R] out
+  float* offset;       // [N,C] out
+  int pixels;          // H W
+  float *dw1, *db1;    // [R,C], [R] accumulated
+  float *dw2, *db2;    // [R,C], [C] accumulated
+  int images;          // N
+  float* h;            // [N,R] work
+};
+
+// One image: overwrites u and gate.
+using SqueezeExciteForward = void(const SqueezeExcite& args, int n);
+// One image: overwrites e, du, offset and h.
+using SqueezeExciteBackwardInput = void(const SqueezeExciteBackward& args, int n);
+// One channel unit of kWideBlock: dw1 += du^T m, dw2 += h^T e, db2 += sum of e; unit 0 also
+// db1 += sum of du. Images are added in order.
+using SqueezeExciteBackwardFilter = void(const SqueezeExciteBackward& args, int unit);
+
+std::span<const Variant<SqueezeExciteForward>> squeeze_excite_forward_variants();
+std::span<const Variant<SqueezeExciteBackwardInput>> squeeze_excite_backward_input_variants();
+std::span<const Variant<SqueezeExciteBackwardFilter>> squeeze_excite_backward_filter_variants();
+
+// The last of the three over all units, in parallel.
+void squeeze_excite_backward_filter(const Context& context, const SqueezeExciteBackward& args);
+
+}  // namespace mbconv::ops

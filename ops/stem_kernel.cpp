@@ -1,0 +1,71 @@
+// The work items of the stem at one ISA level: see ops/simd.h.
+
+#include "ops/stem.h"
+
+#include "ops/gemm_pass.h"
+#include "ops/padding.h"
+
+namespace mbconv::ops::MBCONV_LEVEL {
+
+StemForwardItem stem_forward;
+StemBackwardItem stem_backward;
+
+namespace {
+
+// Prologue: the 27 inputs of each row's output pixel, zero outside of the picture.
+struct Im2col {
+  const float* x;
+  int h, w, out_w, top, left;
+
+  Im2col(const float* pictures, int height, int width, const Shape& y)
+      : x(pictures),
+        h(height),
+        w(width),
+        out_w(y.w),
+        top(same_padding(height, 3, 2).before),
+        left(same_padding(width, 3, 2).before) {}
+
+  void load_rows(const TileRows& rows, float* tile, ptrdiff_t ld) const {
+    for (int r = 0; r < rows.count; ++r) {
+      const float* picture = x + ptrdiff_t{rows.image[r]} * h * w * 3;
+      const int i = rows.pixel[r] / out_w * 2 - top, j = rows.pixel[r] % out_w * 2 - left;
+      float* out = tile + r * ld;
+      clear(out + kStemDepth, ld - kStemDepth);
+      for (int tap = 0; tap < 3; ++tap, out += 9) line(picture, i + tap, j, out);
+    }
+  }
+
+ private:
+  void line(const float* picture, int i, int j, float* out) const {
+    clear(out, 9);
+    if (i < 0 || i >= h) return;
+    const int first = j < 0 ? -j : 0, last = w - j < 3 ? w - j : 3;
+    const float* in = picture + (ptrdiff_t{i} * w + j) * 3;
+    for (int k = 3 * first; k < 3 * last; ++k) out[k] = in[k];
+  }
+};
+
+}  // namespace
+
+void stem_forward(const StemForward& args, int slot, float* scratch) {
+  const Shape& y = args.y.shape;
+  const RowCut::Range range = args.cut.item(slot, y.n, y.pixels());
+  const Im2col im2col(args.x, args.h, args.w, y);
+  forward_rows({args.filter, args.y, args.pivot, args.sums}, range.begin, range.end, slot, scratch,
+               [&](const TileRows& rows, int, int, float* tile, int ld) { im2col.load_rows(rows, tile, ld); });
+}
+
+void stem_backward(const StemBackward& args, int slot, float* scratch) {
+  Conv1x1Backward product{};
+  product.dy = args.dy;
+  product.dw = args.dfilter;
+  product.dw_slots = args.slots;
+  product.cut = args.cut;
+  product.channel_groups = 1;
+  const Im2col im2col(args.x, args.h, args.w, args.dy.shape());
+  backward_rows(product, slot, 0, scratch, [&](const TileRows& rows, float* tile, int ld) {
+    im2col.load_rows(rows, tile, ld);
+  });
+}
+
+}  // namespace mbconv::ops::MBCONV_LEVEL
