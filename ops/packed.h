@@ -17,6 +17,7 @@ struct Packed {
   int k = 0, n = 0;
 
   MBCONV_INLINE explicit operator bool() const { return data != nullptr; }
+  MBCONV_INLINE operator Packed<const T>() const { return {data, k, n}; }
   MBCONV_INLINE constexpr int padded_n() const { return round_up(n, kLane); }
   MBCONV_INLINE constexpr int panels() const { return ceil_div(padded_n(), kWideBlock); }
   MBCONV_INLINE constexpr int width(int p) const { return std::min(kWideBlock, padded_n() - p * kWideBlock); }

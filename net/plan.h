@@ -1,0 +1,114 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lib/arena.h"
+#include "lib/tensor.h"
+#include "net/parameters.h"
+#include "ops/batch_norm.h"
+
+namespace mbconv::net {
+
+// Collects the buffers of a network and when they are needed. Forward passes are numbered in the order
+// they run; in training the backward pass of forward pass p is backward(p), counted on from there.
+class Plan {
+ public:
+  Plan(int batch, int forward_passes, bool training)
+      : batch_(batch), passes_(forward_passes), training_(training) {}
+
+  int batch() const { return batch_; }
+  bool training() const { return training_; }
+  int backward(int pass) const { return 2 * passes_ - 1 - pass; }
+  int first_backward() const { return passes_; }
+  int end() const { return training_ ? 2 * passes_ - 1 : passes_ - 1; }
+  // The number of the next forward pass.
+  int next_pass() { return next_++; }
+
+  // Registers a buffer of `count` elements needed in passes [first, last]; `target` points at it once
+  // the arena is allocated, and must stay where it is until then.
+  template <class T>
+  void add(std::string name, size_t count, int first, int last, T*& target) {
+    const Arena::Id id = arena_.add<T>(std::move(name), count, first, last);
+    bindings_.push_back([this, id, &target] { target = arena_.data<T>(id); });
+  }
+  void add(std::string name, const Shape& shape, int first, int last, View<float>& target) {
+    target.shape = shape;
+    add(std::move(name), shape.size(), first, last, target.data);
+  }
+  // Partial sums of `slots` work items for the batch norm of a tensor, needed in one pass only.
+  void add_sums(std::string name, int slots, int channels, int pass, ops::ChannelSums& target) {
+    target.slots = slots;
+    target.channels = channels;
+    add(std::move(name), ops::ChannelSums::size(slots, channels), pass, pass, target.data);
+  }
+
+  // Something to do once the arena is allocated.
+  void then(std::function<void()> task) { bindings_.push_back(std::move(task)); }
+
+  // Assigns offsets, takes the memory, sets all targets.
+  void allocate() {
+    arena_.plan();
+    arena_.allocate();
+    for (const auto& bind : bindings_) bind();
+    bindings_.clear();
+  }
+  const Arena& arena() const { return arena_; }
+
+ private:
+  int batch_, passes_;
+  bool training_;
+  int next_ = 0;
+  Arena arena_;
+  std::vector<std::function<void()>> bindings_;
+};
+
+// A weight matrix and where its transpose lies, which the gradient of a convolution's input reads.
+struct Transpose {
+  ops::Packed<const float> w;
+  ops::Packed<float> wt;
+};
+
+// A batch norm: its parameters and its vectors.
+class BatchNormLayer {
+ public:
+  BatchNormLayer(std::string name, int channels, Parameters& parameters);
+  void plan(Plan& plan);
+
+  const ops::BatchNorm& vectors() const { return bn_; }
+  // Training: folds the sums of the pass that produced y.
+  void forward(Workers& workers, View<const float> y, const ops::RowCut& cut,
+               const ops::ChannelSums& sums);
+  // Inference: folds the running statistics.
+  void use_running();
+  // Folds the sums of the pass that produced its dz over `rows` rows.
+  void backward(const ops::ChannelSums& sums, int64_t rows);
+
+ private:
+  std::string name_;
+  Parameters* parameters_;
+  Parameters::Id gamma_, beta_, running_mean_, running_var_;
+  ops::BatchNorm bn_;
+  float* memory_ = nullptr;
+};
+
+// What a layer hands to the next one: its raw output with the batch norm, activation and skip that are
+// still pending, and the place where the next layer puts the gradient.
+struct Output {
+  View<float> y;                     // raw output of the layer's last convolution
+  BatchNormLayer* batch_norm = nullptr;
+  ops::Activation activation = ops::Activation::linear;
+  View<float> skip;                  // input of the block that made it, if that is to be added
+  View<float> dz;                    // gradient at the output of the batch norm
+
+  // Known before memory is allocated.
+  bool has_skip() const { return skip.shape.n > 0; }
+  ops::Deferred deferred() const;
+  // Sends an input gradient to dz; `skip_grad` is what by-passed the layer above.
+  ops::InputGrad input_grad(View<const float> skip_grad, const ops::ChannelSums& sums) const;
+  ops::DeferredGrad grad() const;
+};
+
+}  // namespace mbconv::net

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+
+#include "net/config.h"
+#include "net/parameters.h"
+#include "net/plan.h"
+#include "ops/stem.h"
+
+namespace mbconv::net {
+
+// The first layer: 3x3 convolution of stride 2 over pictures [N,R,R,3], batch norm, activation. One
+// forward pass.
+class Stem {
+ public:
+  Stem(const NetworkConfig& config, Parameters& parameters);
+  void plan(Plan& plan);
+  Output& output() { return output_; }
+  size_t scratch() const { return ops::stem_scratch(output_.y.shape); }
+
+  void forward(const ops::Context& context, const float* images, bool training);
+  // From output().dz, whose sums are folded.
+  void backward(const ops::Context& context, const float* images);
+  void use_running_statistics() { bn_.use_running(); }
+
+ private:
+  int resolution_, channels_;
+  Parameters* parameters_;
+  Parameters::Id w_;
+  BatchNormLayer bn_;
+  Output output_;
+  ops::RowCut cut_;
+  ops::ChannelSums sums_;
+  float* slots_ = nullptr;
+};
+
+}  // namespace mbconv::net
