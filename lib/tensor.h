@@ -57,6 +57,7 @@ struct View {
   Shape shape = {};
 
   MBCONV_INLINE explicit operator bool() const { return data != nullptr; }
+  MBCONV_INLINE operator View<const T>() const { return {data, shape}; }
   // Pixel p (row-major over H and W) of block b of image n: `shape.block` elements.
   MBCONV_INLINE T* pixel(int n, int b, int p) const {
     return data + n * shape.image_stride() + b * shape.block_stride() +

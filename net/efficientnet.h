@@ -29,6 +29,7 @@ class EfficientNet {
   const NetworkConfig& config() const { return config_; }
   int batch() const { return plan_.batch(); }
   Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
   const Arena& memory() const { return plan_.arena(); }
   const ops::Context& context() const { return context_; }
 

@@ -137,6 +137,10 @@ double Parameters::update(const ops::Context& context, float lr, float momentum,
                                    squares_.data()});
 }
 
+double Parameters::sum_of_squares() const {
+  return ops::sum_of_squares(values_.as<float>(), segments_);
+}
+
 void Parameters::count_batch() {
   for (Counter& c : counters_) ++c.value;
 }

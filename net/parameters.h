@@ -60,6 +60,7 @@ class Parameters {
   // One SGD update of all trainable parameters; returns the sum of squares of the decayed ones as
   // they were before.
   double update(const ops::Context& context, float lr, float momentum, float decay);
+  double sum_of_squares() const;
   // Adds one to every num_batches_tracked.
   void count_batch();
 
