@@ -1,7 +1,6 @@
 #pragma once
 
 #include <array>
-#include <cstdint>
 #include <vector>
 
 #include "io/decode.h"
@@ -15,17 +14,25 @@ struct FloatImage {
   std::vector<float> pixels;
 };
 
+// A part of a picture: columns [x, x + width) of rows [y, y + height).
+struct Rect {
+  int x, y, width, height;
+};
+
 // Ranges of the random steps of recipe `sgd-cosine`. All are options of `train`.
 struct AugmentRanges {
-  float min_area = 0.08f, max_area = 1.0f;       // fraction of the picture
+  float min_area = 0.08f, max_area = 1.0f;           // fraction of the picture
   float min_aspect = 0.75f, max_aspect = 1 / 0.75f;  // height over width
   float flip_probability = 0.5f;
-  float rotation_degrees = 7;                    // angle uniform in +-
-  float hue = 0.3f;                              // shift uniform in +-, fraction of the circle
+  float rotation_degrees = 7;  // angle uniform in +-
+  float hue = 0.3f;            // shift uniform in +-, fraction of the circle
   float min_saturation = 0.6f, max_saturation = 1.4f;
-  float brightness = 0.3f;                       // offset uniform in +-, pixel units
+  float brightness = 0.3f;  // offset uniform in +-, pixel units
   float pca_stddev = 0.1f;
 };
+
+// Throws Error naming the first range that makes no sense.
+void check_ranges(const AugmentRanges& ranges);
 
 struct Normalisation {
   std::array<float, 3> mean = {123.68f, 116.779f, 109.939f};
@@ -34,7 +41,7 @@ struct Normalisation {
 
 // The random numbers of one sample, drawn before any pixel is touched.
 struct AugmentDraw {
-  int crop_x, crop_y, crop_width, crop_height;
+  Rect crop;
   bool flip;
   float angle;  // radians
   float hue, saturation, brightness;
@@ -44,26 +51,36 @@ struct AugmentDraw {
 // Draws for a picture of width x height; a pure function of the ranges and the generator's state.
 AugmentDraw draw_augmentation(int width, int height, const AugmentRanges& ranges, Rng& rng);
 
-// The single steps, each as the recipe states it. Where TensorFlow has the op, results agree with it.
-// bilinear: half-pixel centres, no antialiasing (tf.image.resize, method bilinear), of the crop
-// [x, x + w) x [y, y + h) of an 8-bit picture.
-FloatImage crop_resize(const Image& image, int x, int y, int w, int h, int out_width, int out_height);
+// The single steps, each as the recipe states it. Where TensorFlow has the op, results agree with
+// it. `out` may keep the memory of an earlier picture; it must not be the input.
+
+// Bilinear resize of a crop to out_width x out_height: half-pixel centres, no antialiasing
+// (tf.image.resize, method bilinear), clamped at the crop's edges, not the picture's.
+void crop_resize(const Image& image, const Rect& crop, int out_width, int out_height,
+                 FloatImage& out);
 void flip_horizontal(FloatImage& image);
-// About the centre ((size - 1) / 2), nearest neighbour (halves away from zero), outside 0.
-FloatImage rotate(const FloatImage& image, float angle);
+// About the centre ((size - 1) / 2), nearest neighbour (halves away from zero), outside 0: output
+// pixel (x, y) reads (c x - s y + xo, s x + c y + yo) with c, s = cos, sin of `angle` in radians.
+void rotate(const FloatImage& image, float angle, FloatImage& out);
+// `shift` is a fraction of the hue circle (tf.image.adjust_hue).
 void shift_hue(FloatImage& image, float shift);
+// HSV saturation times `factor`, clipped to [0, 1] (tf.image.adjust_saturation).
 void scale_saturation(FloatImage& image, float factor);
 void shift_brightness(FloatImage& image, float offset);
 void add_pca_noise(FloatImage& image, const std::array<float, 3>& alpha);
+// To [height, width, 3] at `out`.
 void normalise(const FloatImage& image, const Normalisation& normalisation, float* out);
 
 // Training input: all steps of the draw in the recipe's order, to [size, size, 3] at `out`.
 void augment(const Image& image, const AugmentDraw& draw, int size,
              const Normalisation& normalisation, float* out);
 
-// Validation input: shorter side to `resize` pixels (the other int(other * (resize / shorter)) in
-// double), central crop of size x size, normalise, to [size, size, 3] at `out`.
+// Validation input: shorter side to `resize` >= size pixels, the other to
+// int(other * (resize / shorter)) in double, central crop of size x size, normalise, to
+// [size, size, 3] at `out`.
 void prepare_validation(const Image& image, int resize, int size,
                         const Normalisation& normalisation, float* out);
+// The recipe's `resize` for a network of `size` pixels a side: int(256 * size / 224).
+int validation_resize(int size);
 
 }  // namespace mbconv::io

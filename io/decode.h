@@ -13,9 +13,10 @@ struct Image {
   std::vector<uint8_t> pixels;
 };
 
-// Decodes JPEG, PNG, BMP or GIF (first frame) to 3 channels; grey is replicated, alpha dropped,
-// EXIF rotation ignored as TensorFlow does. Throws Error with the decoder's reason, or when a side
-// is longer than `max_side` pixels (read from the header, before any memory is taken).
+// Decodes JPEG, PNG, BMP or GIF (first frame) to 3 channels: grey is replicated, alpha dropped, the
+// upper byte of 16 bits kept, EXIF rotation ignored as TensorFlow does. Throws Error with the
+// decoder's reason, when the data ends before the picture does, or when a side is longer than
+// `max_side` pixels (read from the header, before any memory is taken). Safe from several threads.
 Image decode_image(std::span<const std::byte> encoded, int max_side = 10000);
 
 // Width and height from the header alone. Throws Error as decode_image does.
@@ -24,7 +25,9 @@ struct ImageSize {
 };
 ImageSize image_size(std::span<const std::byte> encoded);
 
-// Encodes as PNG.
+// Encodes 8-bit values [height, width, channels] as PNG: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+std::vector<std::byte> encode_png(int width, int height, int channels,
+                                  std::span<const uint8_t> pixels);
 std::vector<std::byte> encode_png(const Image& image);
 
 }  // namespace mbconv::io

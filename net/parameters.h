@@ -61,6 +61,8 @@ class Parameters {
   // they were before.
   double update(const ops::Context& context, float lr, float momentum, float decay);
   double sum_of_squares() const;
+  // Memory taken: values, and in training gradients and momentum.
+  size_t bytes() const { return values_.size() + gradients_.size() + momentum_.size(); }
   // Adds one to every num_batches_tracked.
   void count_batch();
 

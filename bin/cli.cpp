@@ -1,0 +1,116 @@
+#include "bin/cli.h"
+
+#include <algorithm>
+#include <iomanip>
+#include <iostream>
+#include <numeric>
+#include <sstream>
+
+namespace mbconv::bin {
+namespace {
+
+// Levenshtein distance.
+size_t distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({row[j - 1] + 1, above + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      diagonal = above;
+    }
+  }
+  return row.back();
+}
+
+// The option nearest to `given`, "" if none is near.
+std::string nearest_option(const CLI::App& app, const std::string& given) {
+  std::string nearest;
+  size_t best = std::max<size_t>(2, given.size() / 3) + 1;
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_name();
+    const size_t d = distance(name, given);
+    if (d < best) {
+      best = d;
+      nearest = name;
+    }
+  }
+  return nearest;
+}
+
+int usage_error(const CLI::App& app, const std::string& message) {
+  std::cerr << app.get_name() << ": " << message << " (see " << app.get_name() << " --help)\n";
+  return 2;
+}
+
+int unknown_arguments(const CLI::App& app) {
+  const CLI::App* where = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
+  const std::string given = app.remaining(true).empty() ? "" : app.remaining(true).front();
+  const std::string name = given.substr(0, given.find('='));
+  std::string message = (name.starts_with("--") ? "unknown option " : "unexpected argument ") + name;
+  if (const std::string nearest = nearest_option(*where, name); !nearest.empty()) {
+    message += "; did you mean " + nearest + "?";
+  }
+  return usage_error(app, message);
+}
+
+}  // namespace
+
+int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
+  try {
+    // Leftovers are looked at here, to name the nearest option.
+    app.allow_extras();
+    app.parse(argc, argv);
+    if (!app.remaining(true).empty()) return unknown_arguments(app);
+    return body();
+  } catch (const CLI::ParseError& e) {
+    // --help and --version are not errors.
+    if (e.get_exit_code() == 0) return app.exit(e);
+    return usage_error(app, e.what());
+  } catch (const UsageError& e) {
+    return usage_error(app, e.what());
+  } catch (const std::exception& e) {
+    std::cerr << app.get_name() << ": error: " << e.what() << '\n';
+    return 1;
+  }
+}
+
+CLI::Validator between(double low, double high) {
+  const auto text = [](double v) {
+    std::ostringstream out;
+    out << std::setprecision(16) << v;
+    return out.str();
+  };
+  const std::string range = text(low) + " to " + text(high);
+  return CLI::Validator(
+      [=](std::string& input) {
+        double value = 0;
+        const bool number = CLI::detail::lexical_cast(input, value);
+        if (number && value >= low && value <= high) return std::string();
+        return input + (number ? " is not in the range " + range : " is not a number");
+      },
+      high >= kMaxCount ? "at least " + text(low) : range);
+}
+
+std::vector<std::pair<std::string, std::string>> option_values(const CLI::App& app) {
+  std::vector<std::pair<std::string, std::string>> values;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_name() == "--help") continue;
+    const bool flag = option->get_items_expected_max() == 0;
+    std::string value = option->count() > 0 ? CLI::detail::join(option->reduced_results(), ",")
+                                            : option->get_default_str();
+    if (flag) value = option->count() > 0 ? "true" : "false";
+    values.emplace_back(option->get_name().substr(2), value);
+  }
+  return values;
+}
+
+void print_options(std::ostream& out, const CLI::App& app) {
+  for (const auto& [name, value] : option_values(app)) {
+    out << "  " << std::left << std::setw(26) << name << (value.empty() ? "-" : value) << '\n';
+  }
+}
+
+}  // namespace mbconv::bin

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+#include "lib/error.h"
+
+namespace mbconv::bin {
+
+// A mistake in the options that only shows once they are looked at together.
+class UsageError : public Error {
+ public:
+  using Error::Error;
+};
+
+// Parses the command line and runs `body`; returns the exit status: body's own, 2 after a usage error
+// and 1 after any other, each with one line on standard error, naming the nearest option where one is
+// unknown.
+int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body);
+
+// A number in [low, high]; not NaN.
+CLI::Validator between(double low, double high);
+// Counts of steps and the like: up to 2^50.
+inline constexpr double kMaxCount = 1125899906842624.0;
+
+// Every option with the value it has, given or default, one a line.
+void print_options(std::ostream& out, const CLI::App& app);
+
+// Name (without dashes) and value of every option.
+std::vector<std::pair<std::string, std::string>> option_values(const CLI::App& app);
+
+}  // namespace mbconv::bin

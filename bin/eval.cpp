@@ -1,0 +1,75 @@
+// Top-1, top-5 and loss of a checkpoint on TFRecord files.
+
+#include <cstdio>
+#include <iostream>
+
+#include "bin/cli.h"
+#include "bin/options.h"
+#include "bin/progress.h"
+#include "bin/validate.h"
+#include "io/safetensors.h"
+
+namespace mbconv::bin {
+namespace {
+
+struct EvalArgs {
+  std::string weights, data;
+  int batch = 64;
+  ModelOptions model;
+  MachineOptions machine;
+  RecordOptions records;
+};
+
+void add_options(CLI::App& app, EvalArgs& a) {
+  app.add_option("--weights", a.weights, "safetensors file with timm's names")->group("Data");
+  app.add_option("--data", a.data, "Glob of the TFRecord files, several by commas")->group("Data");
+  app.add_option("--batch", a.batch, "Images at a time")->check(between(1, 1 << 20))->capture_default_str()->group("Data");
+  add_record_options(app, a.records);
+  add_model_options(app, a.model);
+  add_machine_options(app, a.machine);
+}
+
+int eval(EvalArgs& a) {
+  if (a.weights.empty()) throw UsageError("--weights is required");
+  if (a.data.empty()) throw UsageError("--data is required");
+  const Isa isa = resolve_isa(a.machine);
+  TensorFile file = io::read_safetensors(a.weights);
+  const net::NetworkConfig config = resolve_model(a.model, &file);
+  const auto info = net::checkpoint_info(file);
+  if (info && !a.records.label_offset) a.records.label_offset = info->label_offset;
+
+  Workers workers(a.machine.threads);
+  const io::RecordSet records(a.data);
+  net::EfficientNet network(config, a.batch, net::Mode::inference, workers, isa);
+  try {
+    network.parameters().load(file);
+  } catch (const Error& e) {
+    throw Error(a.weights, ": ", e.what(), " (does it fit --model ", config.model.name, "?)");
+  }
+  file = {};
+  std::cout << "model " << config.model.name << ", " << config.model.resolution << " pixels, "
+            << config.model.classes << " classes, ISA level " << name(isa) << ", " << workers.threads()
+            << " threads" << std::endl;
+  io::LoaderOptions options;
+  options.max_side = a.records.max_side;
+  options.keys = example_keys(a.records);
+  Progress progress;
+  const auto total = static_cast<int64_t>(records.size());
+  const Validation v = validate(network, records, workers, options, [&](int64_t done) {
+    progress.update(done, total, std::to_string(done) + "/" + std::to_string(total) + " images", false);
+  });
+  progress.clear();
+  std::printf("%.1f images/s\n", static_cast<double>(v.images) / v.seconds);
+  std::printf("top-1 %.4f top-5 %.4f loss %.4f images %ld\n", v.top1, v.top5, v.loss, v.images);
+  return 0;
+}
+
+}  // namespace
+}  // namespace mbconv::bin
+
+int main(int argc, char** argv) {
+  mbconv::bin::EvalArgs args;
+  CLI::App app("Evaluates a checkpoint on TFRecord files of tf.train.Example.", "eval");
+  add_options(app, args);
+  return mbconv::bin::run_program(app, argc, argv, [&] { return mbconv::bin::eval(args); });
+}

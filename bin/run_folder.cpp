@@ -1,0 +1,149 @@
+#include "bin/run_folder.h"
+
+#include <cmath>
+#include <cstdio>
+#include <sstream>
+
+#include "io/atomic_file.h"
+#include "io/safetensors.h"
+#include "lib/error.h"
+
+namespace mbconv::bin {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char *kConfig = "config.json", *kLog = "log.csv", *kLast = "last.safetensors",
+                     *kState = "last.state.safetensors", *kNewState = "last.state.new.safetensors",
+                     *kBest = "best.safetensors";
+constexpr const char* kHeader =
+    "step,epoch,split,loss,cross_entropy,lr,top1,top5,images_per_second,seconds";
+
+void write_text(const fs::path& path, const std::string& text) {
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(text));
+  io::write_atomically(path.string(), std::span(&bytes, 1));
+}
+
+std::string format(const LogRow& r) {
+  char text[512];
+  std::snprintf(text, sizeof text, "%ld,%ld,%s,%.9g,%.9g,%.9g,%.6f,%.6f,%.2f,%.3f", r.step, r.epoch,
+                r.split.c_str(), r.loss, r.cross_entropy, r.lr, r.top1, r.top5, r.images_per_second,
+                r.seconds);
+  return text;
+}
+
+// The log without rows after `step`; also finds the best validation in it.
+std::string kept_rows(const fs::path& path, int64_t step, double& best_top1) {
+  std::ifstream in(path);
+  std::string kept = std::string(kHeader) + "\n", line;
+  std::getline(in, line);
+  while (std::getline(in, line)) {
+    LogRow row{};
+    char split[16] = "";
+    const int read = std::sscanf(line.c_str(), "%ld,%ld,%15[a-z],%lf,%lf,%lf,%lf", &row.step, &row.epoch,
+                                 split, &row.loss, &row.cross_entropy, &row.lr, &row.top1);
+    if (read != 7 || row.step > step) continue;
+    if (std::string(split) == "val") best_top1 = std::max(best_top1, row.top1);
+    kept += line + "\n";
+  }
+  return kept;
+}
+
+void check_key(const TensorFile& state, const std::string& name, const std::string& now) {
+  const auto entry = state.metadata.find(name);
+  require(entry == state.metadata.end() || entry->second == now, "the run was started with ", name, " ",
+          entry == state.metadata.end() ? "" : entry->second, ", this is ", now,
+          ": resuming would not go on with the same run");
+}
+
+}  // namespace
+
+RunFolder::RunFolder(fs::path path, bool resume) : path_(std::move(path)) {
+  const bool holds_run = fs::exists(file(kConfig)) || fs::exists(file(kLast)) || fs::exists(file(kLog));
+  if (resume) {
+    require(fs::exists(file(kLast)), "cannot resume: there is no ", file(kLast).string());
+    return;
+  }
+  require(!holds_run, path_.string(), " already holds a run; give --resume to go on with it, or another --out");
+  std::error_code error;
+  fs::create_directories(path_, error);
+  require(!error, "cannot create the folder ", path_.string(), ": ", error.message());
+}
+
+void RunFolder::write_config(const std::string& json) { write_text(file(kConfig), json); }
+
+std::string RunFolder::read_config() const {
+  std::ifstream in(file(kConfig));
+  require(in.good(), "cannot read ", file(kConfig).string());
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+int64_t RunFolder::restore(net::EfficientNet& network, const RunKey& key) {
+  const TensorFile weights = io::read_safetensors(file(kLast).string());
+  // A crash may have come between writing the weights and putting their state in place.
+  if (fs::exists(file(kNewState))) {
+    const TensorFile fresh = io::read_safetensors(file(kNewState).string());
+    if (fresh.metadata.at("step") == weights.metadata.at("step")) fs::rename(file(kNewState), file(kState));
+  }
+  const TensorFile state = io::read_safetensors(file(kState).string());
+  check_key(state, "batch", std::to_string(key.batch));
+  check_key(state, "seed", std::to_string(key.seed));
+  check_key(state, "records", std::to_string(key.records));
+  try {
+    net::restore(network, weights, state);
+  } catch (const Error& e) {
+    throw Error(file(kLast).string(), " and ", kState, ": ", e.what());
+  }
+  return net::checkpoint_info(weights)->step;
+}
+
+void RunFolder::open_logs(int64_t step) {
+  const bool resumed = fs::exists(file(kLog));
+  write_text(file(kLog), resumed ? kept_rows(file(kLog), step, best_top1_) : std::string(kHeader) + "\n");
+  csv_.open(file(kLog), std::ios::app);
+  require(csv_.good(), "cannot write ", file(kLog).string());
+  events_ = std::make_unique<io::EventWriter>(path_.string(), step);
+}
+
+void RunFolder::log(const LogRow& row) {
+  csv_ << format(row) << std::endl;
+  require(csv_.good(), "cannot write ", file(kLog).string(), ": is the disk full?");
+  const std::string prefix = row.split + "/";
+  events_->scalar(prefix + "loss", row.step, row.loss);
+  events_->scalar(prefix + "cross_entropy", row.step, row.cross_entropy);
+  events_->scalar(prefix + "top1", row.step, row.top1);
+  events_->scalar(prefix + "top5", row.step, row.top5);
+  events_->scalar(prefix + "images_per_second", row.step, row.images_per_second);
+  if (row.split == "train") events_->scalar("train/learning_rate", row.step, row.lr);
+  events_->flush();
+}
+
+void RunFolder::save_last(const net::EfficientNet& network, const net::CheckpointInfo& info,
+                          const RunKey& key) {
+  TensorFile state = net::make_state(network, info.step);
+  state.metadata["batch"] = std::to_string(key.batch);
+  state.metadata["seed"] = std::to_string(key.seed);
+  state.metadata["records"] = std::to_string(key.records);
+  // The new state waits under another name until its weights are in place: whatever happens in
+  // between, a matching pair is there.
+  io::write_safetensors(file(kNewState).string(), state);
+  try {
+    io::write_safetensors(file(kLast).string(), net::make_checkpoint(network, info));
+  } catch (const Error&) {
+    fs::remove(file(kNewState));
+    throw;
+  }
+  fs::rename(file(kNewState), file(kState));
+}
+
+bool RunFolder::save_best(const net::EfficientNet& network, const net::CheckpointInfo& info,
+                          const Validation& validation) {
+  if (validation.top1 <= best_top1_) return false;
+  best_top1_ = validation.top1;
+  io::write_safetensors(file(kBest).string(), net::make_checkpoint(network, info));
+  return true;
+}
+
+}  // namespace mbconv::bin

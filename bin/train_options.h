@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bin/options.h"
+#include "bin/run_folder.h"
+#include "net/trainer.h"
+
+namespace mbconv::bin {
+
+// Everything `train` can be told.
+struct TrainArgs {
+  std::string train_data, val_data, init, out = "run", augment = "recipe", shuffle = "on";
+  int batch = 64, prefetch = 3;
+  double epochs = 60;
+  int64_t steps = 0, log_every = 100, checkpoint_every_steps = 0;
+  uint64_t seed = 0;
+  bool resume = false, memory_plan = false;
+  net::TrainOptions recipe;
+  io::AugmentRanges ranges;
+  std::vector<float> mean = {123.68f, 116.779f, 109.939f}, stddev = {58.393f, 57.12f, 57.375f};
+  ModelOptions model;
+  MachineOptions machine;
+  RecordOptions records;
+};
+
+void add_train_options(CLI::App& app, TrainArgs& args);
+
+// Options that were not given take the values of the run that is gone on with.
+void take_options_of_run(CLI::App& app, const RunFolder& folder);
+
+// Throws UsageError where options contradict each other.
+void check_train_options(const TrainArgs& args);
+
+// How training images are read; `size` and `classes` are the network's.
+io::LoaderOptions loader_options(const TrainArgs& args, int size, int classes);
+
+}  // namespace mbconv::bin

@@ -1,0 +1,45 @@
+#include "bin/validate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+namespace mbconv::bin {
+
+Validation validate(net::EfficientNet& network, const io::RecordSet& records, Workers& workers,
+                    io::LoaderOptions options, const std::function<void(int64_t)>& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  options.training = false;
+  options.batch = network.batch();
+  options.size = network.config().model.resolution;
+  options.classes = network.config().model.classes;
+  options.first_sample = 0;
+  io::Loader loader(records, workers, options);
+  // The network takes whole batches: a short one is filled up with empty pictures.
+  std::vector<float> last;
+  Validation result;
+  for (io::Batch batch = loader.next(); batch.count > 0; batch = loader.next()) {
+    const float* images = batch.images.data();
+    if (batch.count < network.batch()) {
+      last.assign(batch.images.size() / static_cast<size_t>(batch.count) *
+                      static_cast<size_t>(network.batch()), 0.0f);
+      std::copy(batch.images.begin(), batch.images.end(), last.begin());
+      images = last.data();
+    }
+    network.infer(images);
+    const net::BatchResult r = network.loss(batch.labels);
+    result.top1 += r.top1;
+    result.top5 += r.top5;
+    result.loss += r.cross_entropy * batch.count;
+    result.images += batch.count;
+    progress(result.images);
+  }
+  const double images = static_cast<double>(result.images);
+  result.top1 /= images;
+  result.top5 /= images;
+  result.loss /= images;
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+}  // namespace mbconv::bin
