@@ -49,19 +49,26 @@ int unknown_arguments(const CLI::App& app) {
   const CLI::App* where = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
   const std::string given = app.remaining(true).empty() ? "" : app.remaining(true).front();
   const std::string name = given.substr(0, given.find('='));
-  std::string message = (name.starts_with("--") ? "unknown option " : "unexpected argument ") + name;
+  std::string message =
+      (name.starts_with("--") ? "unknown option " : "unexpected argument ") + name;
   if (const std::string nearest = nearest_option(*where, name); !nearest.empty()) {
     message += "; did you mean " + nearest + "?";
   }
   return usage_error(app, message);
 }
 
+// Of an option given twice the last one counts; leftovers are kept, to name the nearest option.
+void set_policies(CLI::App& app) {
+  app.allow_extras();
+  for (CLI::Option* option : app.get_options()) option->take_last();
+  for (CLI::App* command : app.get_subcommands({})) set_policies(*command);
+}
+
 }  // namespace
 
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
   try {
-    // Leftovers are looked at here, to name the nearest option.
-    app.allow_extras();
+    set_policies(app);
     app.parse(argc, argv);
     if (!app.remaining(true).empty()) return unknown_arguments(app);
     return body();

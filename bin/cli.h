@@ -16,9 +16,9 @@ class UsageError : public Error {
   using Error::Error;
 };
 
-// Parses the command line and runs `body`; returns the exit status: body's own, 2 after a usage error
-// and 1 after any other, each with one line on standard error, naming the nearest option where one is
-// unknown.
+// Parses the command line and runs `body`; returns the exit status: body's own, 2 after a usage
+// error and 1 after any other, each with one line on standard error, naming the nearest option
+// where one is unknown.
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body);
 
 // A number in [low, high]; not NaN.

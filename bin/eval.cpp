@@ -23,7 +23,10 @@ struct EvalArgs {
 void add_options(CLI::App& app, EvalArgs& a) {
   app.add_option("--weights", a.weights, "safetensors file with timm's names")->group("Data");
   app.add_option("--data", a.data, "Glob of the TFRecord files, several by commas")->group("Data");
-  app.add_option("--batch", a.batch, "Images at a time")->check(between(1, 1 << 20))->capture_default_str()->group("Data");
+  app.add_option("--batch", a.batch, "Images at a time")
+      ->check(between(1, 1 << 20))
+      ->capture_default_str()
+      ->group("Data");
   add_record_options(app, a.records);
   add_model_options(app, a.model);
   add_machine_options(app, a.machine);
@@ -48,15 +51,16 @@ int eval(EvalArgs& a) {
   }
   file = {};
   std::cout << "model " << config.model.name << ", " << config.model.resolution << " pixels, "
-            << config.model.classes << " classes, ISA level " << name(isa) << ", " << workers.threads()
-            << " threads" << std::endl;
+            << config.model.classes << " classes, ISA level " << name(isa) << ", "
+            << workers.threads() << " threads" << std::endl;
   io::LoaderOptions options;
   options.max_side = a.records.max_side;
   options.keys = example_keys(a.records);
   Progress progress;
   const auto total = static_cast<int64_t>(records.size());
   const Validation v = validate(network, records, workers, options, [&](int64_t done) {
-    progress.update(done, total, std::to_string(done) + "/" + std::to_string(total) + " images", false);
+    progress.update(done, total, std::to_string(done) + "/" + std::to_string(total) + " images",
+                    false);
   });
   progress.clear();
   std::printf("%.1f images/s\n", static_cast<double>(v.images) / v.seconds);

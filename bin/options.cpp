@@ -1,5 +1,7 @@
 #include "bin/options.h"
 
+#include <sstream>
+
 #include "bin/cli.h"
 #include "lib/parallel.h"
 
@@ -9,16 +11,21 @@ void add_model_options(CLI::App& app, ModelOptions& o) {
   const char* group = "Model";
   o.app = &app;
   app.add_option("--model", o.model, "Published model: " + net::model_names())
-      ->capture_default_str()->group(group);
+      ->capture_default_str()
+      ->group(group);
   app.add_option("--width", o.width, "Width coefficient [the model's]")->group(group);
   app.add_option("--depth", o.depth, "Depth coefficient [the model's]")->group(group);
   app.add_option("--resolution", o.resolution, "Pixels a side [the model's]")->group(group);
-  app.add_option("--dropout", o.dropout, "Dropout before the classifier [the model's]")->group(group);
-  app.add_option("--classes", o.classes, "Number of classes [1000, or the checkpoint's]")->group(group);
+  app.add_option("--dropout", o.dropout, "Dropout before the classifier [the model's]")
+      ->group(group);
+  app.add_option("--classes", o.classes, "Number of classes [1000, or the checkpoint's]")
+      ->group(group);
   app.add_option("--activation", o.activation,
-                 "Activation [swish, or the checkpoint's]: " + ops::activation_names())->group(group);
+                 "Activation [swish, or the checkpoint's]: " + ops::activation_names())
+      ->group(group);
   app.add_flag("--expand-at-ratio-1", o.expand_at_ratio_1,
-               "Keep the expand convolution where the expansion is 1")->group(group);
+               "Keep the expand convolution where the expansion is 1")
+      ->group(group);
 }
 
 net::NetworkConfig resolve_model(const ModelOptions& o, const TensorFile* weights) {
@@ -42,13 +49,31 @@ net::NetworkConfig resolve_model(const ModelOptions& o, const TensorFile* weight
   }
 }
 
+void show_resolved(CLI::App& app, const net::ModelConfig& model, Isa isa) {
+  const auto show = [&](const char* option, const auto& value) {
+    std::ostringstream text;
+    text << value;
+    app.get_option(option)->default_str(text.str());
+  };
+  show("--width", model.width);
+  show("--depth", model.depth);
+  show("--resolution", model.resolution);
+  show("--dropout", model.dropout);
+  show("--classes", model.classes);
+  show("--activation", ops::name(model.activation));
+  show("--isa", name(isa));
+}
+
 void add_machine_options(CLI::App& app, MachineOptions& o) {
   const char* group = "Machine";
   o.threads = available_threads();
-  app.add_option("--threads", o.threads,
-                 "Threads of the whole process, decoding included [CPUs of the affinity mask and the "
-                 "cgroup's quota]")
-      ->check(between(1, 4096))->capture_default_str()->group(group);
+  app.add_option(
+         "--threads", o.threads,
+         "Threads of the whole process, decoding included [CPUs of the affinity mask and the "
+         "cgroup's quota]")
+      ->check(between(1, 4096))
+      ->capture_default_str()
+      ->group(group);
   app.add_option("--isa", o.isa,
                  "Instruction-set level [best of this CPU, or MBCONV_ISA]: generic, avx2, avx512")
       ->group(group);
@@ -69,9 +94,12 @@ void add_record_options(CLI::App& app, RecordOptions& o) {
   app.add_option("--label-key", o.label_key, "Key of the label [label or image/class/label]")
       ->group(group);
   app.add_option("--label-offset", o.label_offset,
-                 "Subtracted from stored labels [1 for image/class/label, else 0]")->group(group);
+                 "Subtracted from stored labels [1 for image/class/label, else 0]")
+      ->group(group);
   app.add_option("--max-side", o.max_side, "Refuse pictures with a longer side, in pixels")
-      ->check(between(1, 65535))->capture_default_str()->group(group);
+      ->check(between(1, 65535))
+      ->capture_default_str()
+      ->group(group);
 }
 
 io::ExampleKeys example_keys(const RecordOptions& o) {

@@ -13,7 +13,8 @@ namespace mbconv::bin {
 
 // Options that programs share. Each is declared once, with its default and help, in add_*.
 
-// Which network. What is not given comes from a checkpoint's metadata, else from the published model.
+// Which network. What is not given comes from a checkpoint's metadata, else from the published
+// model.
 struct ModelOptions {
   std::string model = "b0", activation;
   std::optional<double> width, depth, dropout;
@@ -24,6 +25,9 @@ struct ModelOptions {
 void add_model_options(CLI::App& app, ModelOptions& options);
 // `weights`: the file of --init or --weights, if any. Throws UsageError.
 net::NetworkConfig resolve_model(const ModelOptions& options, const TensorFile* weights);
+
+// Makes the printed configuration show what options that were not given came to.
+void show_resolved(CLI::App& app, const net::ModelConfig& model, Isa isa);
 
 // How the machine is used.
 struct MachineOptions {

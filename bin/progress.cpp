@@ -22,7 +22,9 @@ int terminal_columns() {
 
 Progress::Progress() : terminal_(isatty(STDERR_FILENO) == 1) {}
 
-Progress::~Progress() { clear(); }
+Progress::~Progress() {
+  clear();
+}
 
 void Progress::update(int64_t done, int64_t total, const std::string& text, bool line) {
   if (!terminal_) {

@@ -28,18 +28,26 @@ struct OutputArgs {
 
 void add_output_options(CLI::App& app, OutputArgs& o) {
   app.add_option("--out", o.out, "Folder for the shards")->required()->group("Output");
-  app.add_option("--name", o.name, "Shards are called NAME-00000-of-0000N.tfrecord")->capture_default_str()->group("Output");
-  app.add_option("--shards", o.shards, "Number of files")->check(between(1, 99999))->capture_default_str()->group("Output");
+  app.add_option("--name", o.name, "Shards are called NAME-00000-of-0000N.tfrecord")
+      ->capture_default_str()
+      ->group("Output");
+  app.add_option("--shards", o.shards, "Number of files")
+      ->check(between(1, 99999))
+      ->capture_default_str()
+      ->group("Output");
 }
 
-// The progress of a loop over `total` things, named by `what`; a line every tenth outside of terminals.
+// The progress of a loop over `total` things, named by `what`; a line every tenth outside of
+// terminals.
 class Counter {
  public:
-  Counter(std::string what, size_t total) : what_(std::move(what)), total_(static_cast<int64_t>(total)) {}
+  Counter(std::string what, size_t total)
+      : what_(std::move(what)), total_(static_cast<int64_t>(total)) {}
   void done() {
     ++done_;
     const bool line = done_ * 10 / total_ != (done_ - 1) * 10 / total_;
-    progress_.update(done_, total_, what_ + " " + std::to_string(done_) + "/" + std::to_string(total_), line);
+    progress_.update(done_, total_,
+                     what_ + " " + std::to_string(done_) + "/" + std::to_string(total_), line);
   }
 
  private:
@@ -56,8 +64,8 @@ struct IdxArgs {
 int from_idx(const IdxArgs& a) {
   const io::IdxImages images = io::read_idx_images(a.images);
   const std::vector<uint8_t> labels = io::read_idx_labels(a.labels);
-  require(static_cast<size_t>(images.count) == labels.size(), a.images, " has ", images.count, " pictures, ",
-          a.labels, " has ", labels.size(), " labels");
+  require(static_cast<size_t>(images.count) == labels.size(), a.images, " has ", images.count,
+          " pictures, ", a.labels, " has ", labels.size(), " labels");
   io::ShardWriter writer(a.output.out, a.output.name, a.output.shards);
   const size_t size = static_cast<size_t>(images.height) * static_cast<size_t>(images.width);
   {
@@ -70,7 +78,8 @@ int from_idx(const IdxArgs& a) {
     }
   }
   writer.close();
-  std::cout << "wrote " << labels.size() << " records to " << a.output.shards << " files in " << a.output.out << '\n';
+  std::cout << "wrote " << labels.size() << " records to " << a.output.shards << " files in "
+            << a.output.out << '\n';
   return 0;
 }
 
@@ -85,8 +94,8 @@ struct ClassFile {
   int label;
 };
 
-// The pictures below `folder`, one sub-folder a class in the order of their names. Writes the names to
-// OUT/NAME-classes.txt.
+// The pictures below `folder`, one sub-folder a class in the order of their names. Writes the names
+// to OUT/NAME-classes.txt.
 std::vector<ClassFile> list_classes(const FolderArgs& a, std::vector<std::string>& classes) {
   require(fs::is_directory(a.folder), a.folder, " is not a folder");
   for (const auto& entry : fs::directory_iterator(a.folder)) {
@@ -100,7 +109,8 @@ std::vector<ClassFile> list_classes(const FolderArgs& a, std::vector<std::string
     for (const auto& entry : fs::directory_iterator(fs::path(a.folder) / classes[label])) {
       if (entry.is_regular_file()) paths.push_back(entry.path());
     }
-    require(!paths.empty(), "the class folder ", (fs::path(a.folder) / classes[label]).string(), " is empty");
+    require(!paths.empty(), "the class folder ", (fs::path(a.folder) / classes[label]).string(),
+            " is empty");
     std::sort(paths.begin(), paths.end());
     for (const fs::path& path : paths) files.push_back({path, static_cast<int>(label)});
   }
@@ -126,7 +136,10 @@ int from_folder(const FolderArgs& a) {
       try {
         const io::Image image = io::decode_image(encoded, a.max_side);
         const bool png = encoded[0] == std::byte{0x89}, jpeg = encoded[0] == std::byte{0xff};
-        writer.write({encoded, file.label, image.height, image.width, 3, "RGB", png ? "PNG" : jpeg ? "JPEG" : "",
+        writer.write({encoded, file.label, image.height, image.width, 3, "RGB",
+                      png    ? "PNG"
+                      : jpeg ? "JPEG"
+                             : "",
                       classes[static_cast<size_t>(file.label)], file.path.filename().string()});
       } catch (const Error& e) {
         throw Error(file.path.string(), ": ", e.what());
@@ -140,8 +153,9 @@ int from_folder(const FolderArgs& a) {
   for (const std::string& name : classes) out << name << '\n';
   out.close();
   require(out.good(), names.string(), ": cannot write");
-  std::cout << "wrote " << files.size() << " records of " << classes.size() << " classes to " << a.output.shards
-            << " files in " << a.output.out << ", class names to " << names.string() << '\n';
+  std::cout << "wrote " << files.size() << " records of " << classes.size() << " classes to "
+            << a.output.shards << " files in " << a.output.out << ", class names to "
+            << names.string() << '\n';
   return 0;
 }
 
@@ -176,14 +190,17 @@ int inspect(const ReadArgs& a) {
       }
     }
   }
-  std::cout << records.size() << " records in " << records.files() << " files\nkeys of the first record:\n";
+  std::cout << records.size() << " records in " << records.files()
+            << " files\nkeys of the first record:\n";
   records.read(0, record);
-  for (const auto& [key, feature] : io::parse_example(record)) std::cout << "  " << key << ": " << describe(feature) << '\n';
-  std::cout << labels.size() << " labels from " << labels.begin()->first << " to " << labels.rbegin()->first << ":\n";
+  for (const auto& [key, feature] : io::parse_example(record))
+    std::cout << "  " << key << ": " << describe(feature) << '\n';
+  std::cout << labels.size() << " labels from " << labels.begin()->first << " to "
+            << labels.rbegin()->first << ":\n";
   for (const auto& [label, count] : labels) std::cout << "  " << label << ": " << count << '\n';
-  std::cout << sizes.size() << " picture sizes, the smallest " << sizes.begin()->first.first << " x "
-            << sizes.begin()->first.second << ", the largest " << sizes.rbegin()->first.first << " x "
-            << sizes.rbegin()->first.second << '\n';
+  std::cout << sizes.size() << " picture sizes, the smallest " << sizes.begin()->first.first
+            << " x " << sizes.begin()->first.second << ", the largest "
+            << sizes.rbegin()->first.first << " x " << sizes.rbegin()->first.second << '\n';
   return 0;
 }
 
@@ -222,7 +239,9 @@ int verify(const ReadArgs& a) {
 }
 
 void add_read_options(CLI::App& app, ReadArgs& a) {
-  app.add_option("--data", a.data, "Glob of the TFRecord files, several by commas")->required()->group("Data");
+  app.add_option("--data", a.data, "Glob of the TFRecord files, several by commas")
+      ->required()
+      ->group("Data");
   add_record_options(app, a.records);
 }
 
@@ -234,20 +253,31 @@ int main(int argc, char** argv) {
   CLI::App app("Makes and checks TFRecord files of tf.train.Example.", "records");
   app.require_subcommand(1);
   IdxArgs idx;
-  CLI::App* from_idx_app = app.add_subcommand("from-idx", "From IDX files, as MNIST and Fashion-MNIST come");
-  from_idx_app->add_option("--images", idx.images, "IDX file of the pictures, plain or gzip")->required()->group("Input");
-  from_idx_app->add_option("--labels", idx.labels, "IDX file of the labels, plain or gzip")->required()->group("Input");
+  CLI::App* from_idx_app =
+      app.add_subcommand("from-idx", "From IDX files, as MNIST and Fashion-MNIST come");
+  from_idx_app->add_option("--images", idx.images, "IDX file of the pictures, plain or gzip")
+      ->required()
+      ->group("Input");
+  from_idx_app->add_option("--labels", idx.labels, "IDX file of the labels, plain or gzip")
+      ->required()
+      ->group("Input");
   add_output_options(*from_idx_app, idx.output);
   FolderArgs folder;
-  CLI::App* from_folder_app = app.add_subcommand("from-folder", "From pictures in a folder with one sub-folder a class");
+  CLI::App* from_folder_app =
+      app.add_subcommand("from-folder", "From pictures in a folder with one sub-folder a class");
   from_folder_app->add_option("--folder", folder.folder, "The folder")->required()->group("Input");
-  from_folder_app->add_option("--max-side", folder.max_side, "Refuse pictures with a longer side, in pixels")
-      ->check(between(1, 65535))->capture_default_str()->group("Input");
+  from_folder_app
+      ->add_option("--max-side", folder.max_side, "Refuse pictures with a longer side, in pixels")
+      ->check(between(1, 65535))
+      ->capture_default_str()
+      ->group("Input");
   add_output_options(*from_folder_app, folder.output);
   ReadArgs read;
-  CLI::App* inspect_app = app.add_subcommand("inspect", "What files hold: keys, labels, picture sizes");
+  CLI::App* inspect_app =
+      app.add_subcommand("inspect", "What files hold: keys, labels, picture sizes");
   add_read_options(*inspect_app, read);
-  CLI::App* verify_app = app.add_subcommand("verify", "Checks every checksum, Example and picture; exit status 1 on damage");
+  CLI::App* verify_app = app.add_subcommand(
+      "verify", "Checks every checksum, Example and picture; exit status 1 on damage");
   add_read_options(*verify_app, read);
   return run_program(app, argc, argv, [&] {
     if (*from_idx_app) return from_idx(idx);

@@ -40,8 +40,9 @@ std::string kept_rows(const fs::path& path, int64_t step, double& best_top1) {
   while (std::getline(in, line)) {
     LogRow row{};
     char split[16] = "";
-    const int read = std::sscanf(line.c_str(), "%ld,%ld,%15[a-z],%lf,%lf,%lf,%lf", &row.step, &row.epoch,
-                                 split, &row.loss, &row.cross_entropy, &row.lr, &row.top1);
+    const int read =
+        std::sscanf(line.c_str(), "%ld,%ld,%15[a-z],%lf,%lf,%lf,%lf", &row.step, &row.epoch, split,
+                    &row.loss, &row.cross_entropy, &row.lr, &row.top1);
     if (read != 7 || row.step > step) continue;
     if (std::string(split) == "val") best_top1 = std::max(best_top1, row.top1);
     kept += line + "\n";
@@ -51,26 +52,30 @@ std::string kept_rows(const fs::path& path, int64_t step, double& best_top1) {
 
 void check_key(const TensorFile& state, const std::string& name, const std::string& now) {
   const auto entry = state.metadata.find(name);
-  require(entry == state.metadata.end() || entry->second == now, "the run was started with ", name, " ",
-          entry == state.metadata.end() ? "" : entry->second, ", this is ", now,
+  require(entry == state.metadata.end() || entry->second == now, "the run was started with ", name,
+          " ", entry == state.metadata.end() ? "" : entry->second, ", this is ", now,
           ": resuming would not go on with the same run");
 }
 
 }  // namespace
 
 RunFolder::RunFolder(fs::path path, bool resume) : path_(std::move(path)) {
-  const bool holds_run = fs::exists(file(kConfig)) || fs::exists(file(kLast)) || fs::exists(file(kLog));
+  const bool holds_run =
+      fs::exists(file(kConfig)) || fs::exists(file(kLast)) || fs::exists(file(kLog));
   if (resume) {
     require(fs::exists(file(kLast)), "cannot resume: there is no ", file(kLast).string());
     return;
   }
-  require(!holds_run, path_.string(), " already holds a run; give --resume to go on with it, or another --out");
+  require(!holds_run, path_.string(),
+          " already holds a run; give --resume to go on with it, or another --out");
   std::error_code error;
   fs::create_directories(path_, error);
   require(!error, "cannot create the folder ", path_.string(), ": ", error.message());
 }
 
-void RunFolder::write_config(const std::string& json) { write_text(file(kConfig), json); }
+void RunFolder::write_config(const std::string& json) {
+  write_text(file(kConfig), json);
+}
 
 std::string RunFolder::read_config() const {
   std::ifstream in(file(kConfig));
@@ -85,7 +90,8 @@ int64_t RunFolder::restore(net::EfficientNet& network, const RunKey& key) {
   // A crash may have come between writing the weights and putting their state in place.
   if (fs::exists(file(kNewState))) {
     const TensorFile fresh = io::read_safetensors(file(kNewState).string());
-    if (fresh.metadata.at("step") == weights.metadata.at("step")) fs::rename(file(kNewState), file(kState));
+    if (fresh.metadata.at("step") == weights.metadata.at("step"))
+      fs::rename(file(kNewState), file(kState));
   }
   const TensorFile state = io::read_safetensors(file(kState).string());
   check_key(state, "batch", std::to_string(key.batch));
@@ -101,7 +107,8 @@ int64_t RunFolder::restore(net::EfficientNet& network, const RunKey& key) {
 
 void RunFolder::open_logs(int64_t step) {
   const bool resumed = fs::exists(file(kLog));
-  write_text(file(kLog), resumed ? kept_rows(file(kLog), step, best_top1_) : std::string(kHeader) + "\n");
+  write_text(file(kLog),
+             resumed ? kept_rows(file(kLog), step, best_top1_) : std::string(kHeader) + "\n");
   csv_.open(file(kLog), std::ios::app);
   require(csv_.good(), "cannot write ", file(kLog).string());
   events_ = std::make_unique<io::EventWriter>(path_.string(), step);

@@ -40,16 +40,17 @@ class RunFolder {
   // The options of the run that the folder holds, as config.json says.
   std::string read_config() const;
 
-  // Loads weights and optimiser state; returns the step. Throws Error if they do not belong together
-  // or `key` differs from the run's.
+  // Loads weights and optimiser state; returns the step. Throws Error if they do not belong
+  // together or `key` differs from the run's.
   int64_t restore(net::EfficientNet& network, const RunKey& key);
-  // Opens log and events, dropping log rows after `step`, which an interrupted run did past its last
-  // checkpoint.
+  // Opens log and events, dropping log rows after `step`, which an interrupted run did past its
+  // last checkpoint.
   void open_logs(int64_t step);
 
   void log(const LogRow& row);
   // last.safetensors and its state, such that a crash between the two files loses neither.
-  void save_last(const net::EfficientNet& network, const net::CheckpointInfo& info, const RunKey& key);
+  void save_last(const net::EfficientNet& network, const net::CheckpointInfo& info,
+                 const RunKey& key);
   // best.safetensors, if `validation` beats the best so far.
   bool save_best(const net::EfficientNet& network, const net::CheckpointInfo& info,
                  const Validation& validation);

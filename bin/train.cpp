@@ -49,8 +49,16 @@ struct Means {
   }
   LogRow row(int64_t step, int64_t epoch, int batch, double interval, double seconds) const {
     const double n = static_cast<double>(steps);
-    return {step,     epoch,    "train",  loss / n, cross_entropy / n,
-            lr,       top1 / n, top5 / n, n * batch / interval, seconds};
+    return {step,
+            epoch,
+            "train",
+            loss / n,
+            cross_entropy / n,
+            lr,
+            top1 / n,
+            top5 / n,
+            n * batch / interval,
+            seconds};
   }
 };
 
@@ -76,7 +84,8 @@ class TrainRun {
         network_(config, args.batch, net::Mode::training, workers_, isa) {
     info_.model = config.model;
     info_.label_offset = label_offset(train_, example_keys(args.records));
-    const double by_epochs = std::ceil(args.epochs * static_cast<double>(train_.size()) / args.batch);
+    const double by_epochs =
+        std::ceil(args.epochs * static_cast<double>(train_.size()) / args.batch);
     recipe_ = args.recipe;
     recipe_.seed = args.seed;
     recipe_.total_steps = args.steps > 0 ? args.steps : static_cast<int64_t>(by_epochs);
@@ -126,26 +135,27 @@ void TrainRun::load(const TensorFile* init) {
     throw Error(args_.init, ": ", e.what(), " (does it fit --model ", info_.model.name, "?)");
   }
   std::cout << "initial weights from " << args_.init
-            << (same ? "" : ", all but the classifier: it has " + std::to_string(classes) + " classes") << '\n';
+            << (same ? ""
+                     : ", all but the classifier: it has " + std::to_string(classes) + " classes")
+            << '\n';
 }
 
 void TrainRun::print(std::ostream& out) const {
   const net::Counts counts = net::count(network_.config());
   constexpr double kMiB = 1 << 20;
   char text[512];
-  std::snprintf(text, sizeof text,
-                "model %s, %d x %d pixels, %d classes: %.3f M parameters, %.3f G multiply-adds an image\n"
-                "memory: %.1f MiB of parameters, gradients and momentum, %.1f MiB for a step of %d images\n"
-                "data: %zu training images in %zu files, %zu validation images\n"
-                "ISA level %s, %d threads, %ld steps",
-                info_.model.name.c_str(), info_.model.resolution, info_.model.resolution,
-                info_.model.classes, static_cast<double>(counts.parameters) / 1e6,
-                static_cast<double>(counts.macs) / 1e9,
-                static_cast<double>(network_.parameters().bytes()) / kMiB,
-                static_cast<double>(network_.memory().bytes()) / kMiB, args_.batch, train_.size(),
-                train_.files(), val_ ? val_->size() : 0,
-                std::string(name(network_.context().isa)).c_str(), workers_.threads(),
-                recipe_.total_steps);
+  std::snprintf(
+      text, sizeof text,
+      "model %s, %d x %d pixels, %d classes: %.3f M parameters, %.3f G multiply-adds an image\n"
+      "memory: %.1f MiB of parameters, gradients and momentum, %.1f MiB for a step of %d images\n"
+      "data: %zu training images in %zu files, %zu validation images\n"
+      "ISA level %s, %d threads, %ld steps",
+      info_.model.name.c_str(), info_.model.resolution, info_.model.resolution, info_.model.classes,
+      static_cast<double>(counts.parameters) / 1e6, static_cast<double>(counts.macs) / 1e9,
+      static_cast<double>(network_.parameters().bytes()) / kMiB,
+      static_cast<double>(network_.memory().bytes()) / kMiB, args_.batch, train_.size(),
+      train_.files(), val_ ? val_->size() : 0, std::string(name(network_.context().isa)).c_str(),
+      workers_.threads(), recipe_.total_steps);
   out << text;
   if (info_.step > 0) out << ", " << info_.step << " of them done";
   out << '\n';
@@ -163,8 +173,9 @@ void TrainRun::log_step(const net::StepResult& result) {
   const LogRow row = means_.row(step, epoch, args_.batch, interval, elapsed);
   const double rate = static_cast<double>(step - first_step_) / elapsed;
   char text[256];
-  std::snprintf(text, sizeof text, "step %ld/%ld  epoch %ld  loss %.4f  lr %.5f  %.1f images/s  %s left",
-                step, total, epoch, row.loss, row.lr, row.images_per_second,
+  std::snprintf(text, sizeof text,
+                "step %ld/%ld  epoch %ld  loss %.4f  lr %.5f  %.1f images/s  %s left", step, total,
+                epoch, row.loss, row.lr, row.images_per_second,
                 duration(static_cast<double>(total - step) / rate).c_str());
   progress_.update(step, total, text, row_due);
   if (!row_due) return;
@@ -174,7 +185,9 @@ void TrainRun::log_step(const net::StepResult& result) {
   validation_seconds_ = 0;
 }
 
-void TrainRun::save() { folder_.save_last(network_, info_, key()); }
+void TrainRun::save() {
+  folder_.save_last(network_, info_, key());
+}
 
 void TrainRun::validate_and_save(int64_t epoch) {
   const auto begin = Clock::now();
@@ -187,27 +200,32 @@ void TrainRun::validate_and_save(int64_t epoch) {
     std::cout << text << std::endl;
     return;
   }
-  const io::LoaderOptions options = loader_options(args_, info_.model.resolution, info_.model.classes);
+  const io::LoaderOptions options =
+      loader_options(args_, info_.model.resolution, info_.model.classes);
   const auto total = static_cast<int64_t>(val_->size());
   const Validation v = validate(network_, *val_, workers_, options, [&](int64_t done) {
-    progress_.update(done, total, "validation " + std::to_string(done) + "/" + std::to_string(total), false);
+    progress_.update(done, total,
+                     "validation " + std::to_string(done) + "/" + std::to_string(total), false);
   });
   progress_.clear();
-  folder_.log({info_.step, epoch, "val", v.loss + net::Trainer(network_, recipe_).decay_term(), v.loss, 0,
-               v.top1, v.top5, static_cast<double>(v.images) / v.seconds, seconds_since(start_)});
+  folder_.log({info_.step, epoch, "val", v.loss + net::Trainer(network_, recipe_).decay_term(),
+               v.loss, 0, v.top1, v.top5, static_cast<double>(v.images) / v.seconds,
+               seconds_since(start_)});
   const bool best = folder_.save_best(network_, info_, v);
   std::snprintf(text, sizeof text,
-                "epoch %ld: step %ld  top-1 %.4f  top-5 %.4f  loss %.4f  %.1f images/s  %s%s", epoch,
-                info_.step, v.top1, v.top5, v.loss, static_cast<double>(v.images) / v.seconds,
-                duration(seconds_since(start_)).c_str(), best ? "  best so far" : "");
+                "epoch %ld: step %ld  top-1 %.4f  top-5 %.4f  loss %.4f  %.1f images/s  %s%s",
+                epoch, info_.step, v.top1, v.top5, v.loss,
+                static_cast<double>(v.images) / v.seconds, duration(seconds_since(start_)).c_str(),
+                best ? "  best so far" : "");
   std::cout << text << std::endl;
   validation_seconds_ += seconds_since(begin);
 }
 
 int TrainRun::run() {
   if (recipe_.warmup_steps >= recipe_.total_steps) {
-    warn("the warm-up of " + std::to_string(recipe_.warmup_steps) + " steps is longer than the run of " +
-         std::to_string(recipe_.total_steps) + "; the learning rate will not reach " + std::to_string(recipe_.lr));
+    warn("the warm-up of " + std::to_string(recipe_.warmup_steps) +
+         " steps is longer than the run of " + std::to_string(recipe_.total_steps) +
+         "; the learning rate will not reach " + std::to_string(recipe_.lr));
   }
   first_step_ = info_.step;
   folder_.open_logs(first_step_);
@@ -236,7 +254,8 @@ int TrainRun::run() {
   progress_.clear();
   if (interrupted) {
     if (!saved) save();
-    std::cerr << "interrupted after step " << info_.step << "; go on with --resume --out " << args_.out << '\n';
+    std::cerr << "interrupted after step " << info_.step << "; go on with --resume --out "
+              << args_.out << '\n';
     return kInterruptedStatus;
   }
   validate_and_save(epoch_after(std::max<int64_t>(info_.step - 1, 0)) + 1);
@@ -252,8 +271,11 @@ std::string config_json(const CLI::App& app, const net::ModelConfig& model, Isa 
   json["program"] = "train";
   json["version"] = MBCONV_VERSION;
   json["isa"] = name(isa);
-  json["network"] = {{"model", model.name}, {"width", model.width}, {"depth", model.depth},
-                     {"resolution", model.resolution}, {"classes", model.classes}};
+  json["network"] = {{"model", model.name},
+                     {"width", model.width},
+                     {"depth", model.depth},
+                     {"resolution", model.resolution},
+                     {"classes", model.classes}};
   json["options"] = options;
   return json.dump(2) + "\n";
 }
@@ -272,6 +294,7 @@ int train(CLI::App& app, TrainArgs& args) {
   const net::NetworkConfig config = resolve_model(args.model, init ? &*init : nullptr);
   if (!folder) folder = std::make_unique<RunFolder>(args.out, false);
 
+  show_resolved(app, config.model, isa);
   std::cout << "mbconv train " << MBCONV_VERSION << '\n';
   print_options(std::cout, app);
   TrainRun run(args, config, *folder, isa);

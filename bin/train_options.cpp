@@ -36,10 +36,13 @@ class Group {
 
 void add_data_options(CLI::App& app, TrainArgs& a) {
   const Group data(app, "Data");
-  data.option("--train-data", a.train_data, "Glob of the training TFRecord files, several by commas");
-  data.option("--val-data", a.val_data, "Glob of the validation TFRecord files; without, no validation");
+  data.option("--train-data", a.train_data,
+              "Glob of the training TFRecord files, several by commas");
+  data.option("--val-data", a.val_data,
+              "Glob of the validation TFRecord files; without, no validation");
   data.number("--batch", a.batch, "Images a step", 1, 1 << 20);
-  data.one_of("--shuffle", a.shuffle, "Order of the records, anew in every epoch, or as they lie", {"on", "off"});
+  data.one_of("--shuffle", a.shuffle, "Order of the records, anew in every epoch, or as they lie",
+              {"on", "off"});
   data.number("--prefetch", a.prefetch, "Batches prepared ahead", 1, 1000);
 }
 
@@ -47,9 +50,10 @@ void add_run_options(CLI::App& app, TrainArgs& a) {
   const Group run(app, "Run");
   run.option("--out", a.out, "Folder for checkpoints, log and TensorBoard events");
   run.flag("--resume", a.resume, "Go on with the run in --out, with its options unless given anew");
-  run.option("--init", a.init,
-             "safetensors file to start from, with timm's names; where its number of classes differs, "
-             "all but the classifier is taken");
+  run.option(
+      "--init", a.init,
+      "safetensors file to start from, with timm's names; where its number of classes differs, "
+      "all but the classifier is taken");
   run.option("--seed", a.seed, "Of weights, order, augmentation and dropout");
   run.number("--log-every", a.log_every, "Steps between rows of the log", 1, kMaxCount);
   run.number("--checkpoint-every-steps", a.checkpoint_every_steps,
@@ -61,31 +65,37 @@ void add_recipe_options(CLI::App& app, TrainArgs& a) {
   const Group recipe(app, "Recipe");
   net::TrainOptions& r = a.recipe;
   recipe.number("--epochs", a.epochs, "Passes over the training data", 1e-9, 1e9);
-  recipe.number("--steps", a.steps, "Length of the run and of the cosine, instead of --epochs; 0: by epochs",
-                0, kMaxCount);
+  recipe.number("--steps", a.steps,
+                "Length of the run and of the cosine, instead of --epochs; 0: by epochs", 0,
+                kMaxCount);
   recipe.number("--lr", r.lr, "Learning rate after the warm-up", 0, 1e9);
   recipe.number("--warmup-steps", r.warmup_steps, "Steps of linear warm-up", 0, kMaxCount);
   recipe.number("--momentum", r.momentum, "Momentum of SGD", 0, 1);
   recipe.number("--weight-decay", r.weight_decay,
                 "Times the sum of squared convolution kernels, added to the loss", 0, 1e9);
-  recipe.number("--label-smoothing", r.label_smoothing, "Share of the target spread over all classes", 0, 0.999999);
+  recipe.number("--label-smoothing", r.label_smoothing,
+                "Share of the target spread over all classes", 0, 0.999999);
 }
 
 void add_augment_options(CLI::App& app, TrainArgs& a) {
   const Group augment(app, "Augmentation");
   io::AugmentRanges& g = a.ranges;
-  augment.one_of("--augment", a.augment, "recipe, or none: training images are prepared as validation images",
+  augment.one_of("--augment", a.augment,
+                 "recipe, or none: training images are prepared as validation images",
                  {"recipe", "none"});
   augment.number("--crop-min-area", g.min_area, "Smallest crop, fraction of the image", 1e-6, 1);
   augment.number("--crop-max-area", g.max_area, "Largest crop", 1e-6, 1);
-  augment.number("--crop-min-aspect", g.min_aspect, "Smallest height over width of a crop", 1e-3, 1e3);
-  augment.number("--crop-max-aspect", g.max_aspect, "Largest height over width of a crop", 1e-3, 1e3);
+  augment.number("--crop-min-aspect", g.min_aspect, "Smallest height over width of a crop", 1e-3,
+                 1e3);
+  augment.number("--crop-max-aspect", g.max_aspect, "Largest height over width of a crop", 1e-3,
+                 1e3);
   augment.number("--flip-probability", g.flip_probability, "Of a horizontal flip", 0, 1);
   augment.number("--rotation-degrees", g.rotation_degrees, "Angle, uniform in +-", 0, 180);
   augment.number("--hue", g.hue, "Shift of the hue, uniform in +-, fraction of the circle", 0, 0.5);
   augment.number("--min-saturation", g.min_saturation, "Smallest saturation factor", 0, 100);
   augment.number("--max-saturation", g.max_saturation, "Largest saturation factor", 0, 100);
-  augment.number("--brightness", g.brightness, "Offset, uniform in +-, of values in 0..255", 0, 255);
+  augment.number("--brightness", g.brightness, "Offset, uniform in +-, of values in 0..255", 0,
+                 255);
   augment.number("--pca-stddev", g.pca_stddev, "Deviation of the PCA noise", 0, 100);
   augment.option("--mean", a.mean, "Subtracted from R, G, B")->delimiter(',')->expected(3);
   augment.option("--stddev", a.stddev, "Divides R, G, B")->delimiter(',')->expected(3);
@@ -105,10 +115,12 @@ void add_train_options(CLI::App& app, TrainArgs& args) {
 
 void take_options_of_run(CLI::App& app, const RunFolder& folder) {
   const auto json = nlohmann::json::parse(folder.read_config(), nullptr, false);
-  require(json.is_object() && json.contains("options"), folder.path().string(), "/config.json is damaged");
+  require(json.is_object() && json.contains("options"), folder.path().string(),
+          "/config.json is damaged");
   for (CLI::Option* option : app.get_options()) {
     const std::string name = option->get_name().substr(2);
-    const bool of_this_run = name == "resume" || name == "out" || name == "threads" || name == "isa";
+    const bool of_this_run =
+        name == "resume" || name == "out" || name == "threads" || name == "isa";
     if (option->count() > 0 || of_this_run) continue;
     const auto entry = json["options"].find(name);
     if (entry == json["options"].end() || !entry->is_string()) continue;
@@ -126,7 +138,8 @@ void check_train_options(const TrainArgs& a) {
   if (a.resume && !a.init.empty()) throw UsageError("--init and --resume exclude each other");
   if (g.min_area > g.max_area) throw UsageError("--crop-min-area is above --crop-max-area");
   if (g.min_aspect > g.max_aspect) throw UsageError("--crop-min-aspect is above --crop-max-aspect");
-  if (g.min_saturation > g.max_saturation) throw UsageError("--min-saturation is above --max-saturation");
+  if (g.min_saturation > g.max_saturation)
+    throw UsageError("--min-saturation is above --max-saturation");
   for (const float s : a.stddev) {
     if (!(s > 0)) throw UsageError("--stddev must be above 0");
   }

@@ -22,7 +22,8 @@ Validation validate(net::EfficientNet& network, const io::RecordSet& records, Wo
     const float* images = batch.images.data();
     if (batch.count < network.batch()) {
       last.assign(batch.images.size() / static_cast<size_t>(batch.count) *
-                      static_cast<size_t>(network.batch()), 0.0f);
+                      static_cast<size_t>(network.batch()),
+                  0.0f);
       std::copy(batch.images.begin(), batch.images.end(), last.begin());
       images = last.data();
     }

@@ -11,15 +11,16 @@
 namespace mbconv::io {
 namespace {
 
-// An IDX file: big-endian magic {0, 0, type 8 = unsigned byte, number of dimensions}, the dimensions
-// as 32-bit numbers, the bytes. zlib reads plain files as they are.
+// An IDX file: big-endian magic {0, 0, type 8 = unsigned byte, number of dimensions}, the
+// dimensions as 32-bit numbers, the bytes. zlib reads plain files as they are.
 class IdxFile {
  public:
-  IdxFile(const std::string& path, int dimensions) : path_(path), file_(gzopen(path.c_str(), "rb"), &gzclose) {
+  IdxFile(const std::string& path, int dimensions)
+      : path_(path), file_(gzopen(path.c_str(), "rb"), &gzclose) {
     require(file_ != nullptr, path, ": cannot open: ", std::strerror(errno));
     const uint32_t magic = number();
-    require(magic == 0x800u + static_cast<uint32_t>(dimensions), path, ": not an IDX file of bytes with ",
-            dimensions, " dimensions");
+    require(magic == 0x800u + static_cast<uint32_t>(dimensions), path,
+            ": not an IDX file of bytes with ", dimensions, " dimensions");
   }
 
   uint32_t number() {
@@ -65,8 +66,9 @@ IdxImages read_idx_images(const std::string& path) {
   images.count = file.dimension();
   images.height = file.dimension();
   images.width = file.dimension();
-  images.pixels = file.bytes(static_cast<uint64_t>(images.count) * static_cast<uint64_t>(images.height) *
-                             static_cast<uint64_t>(images.width));
+  images.pixels =
+      file.bytes(static_cast<uint64_t>(images.count) * static_cast<uint64_t>(images.height) *
+                 static_cast<uint64_t>(images.width));
   return images;
 }
 

@@ -6,7 +6,8 @@
 
 namespace mbconv::io {
 
-// Grey pictures of an IDX file (the format of MNIST and Fashion-MNIST): 8 bit, [count, height, width].
+// Grey pictures of an IDX file (the format of MNIST and Fashion-MNIST): 8 bit, [count, height,
+// width].
 struct IdxImages {
   int count = 0, height = 0, width = 0;
   std::vector<uint8_t> pixels;

@@ -9,8 +9,12 @@
 namespace mbconv::io {
 namespace {
 
-std::vector<Bytes> text(const std::string& value) { return {std::as_bytes(std::span(value))}; }
-std::vector<int64_t> number(int64_t value) { return {value}; }
+std::vector<Bytes> text(const std::string& value) {
+  return {std::as_bytes(std::span(value))};
+}
+std::vector<int64_t> number(int64_t value) {
+  return {value};
+}
 
 }  // namespace
 
@@ -21,7 +25,8 @@ ShardWriter::ShardWriter(const std::string& folder, const std::string& name, int
   for (int i = 0; i < shards; ++i) {
     char suffix[64];
     std::snprintf(suffix, sizeof suffix, "-%05d-of-%05d.tfrecord", i, shards);
-    writers_.push_back(std::make_unique<RecordWriter>((std::filesystem::path(folder) / (name + suffix)).string()));
+    writers_.push_back(
+        std::make_unique<RecordWriter>((std::filesystem::path(folder) / (name + suffix)).string()));
   }
 }
 

@@ -19,8 +19,8 @@ struct PictureRecord {
   std::string text, filename;      // class name, where it came from
 };
 
-// Writes pictures to FOLDER/NAME-00000-of-0000N.tfrecord, one file after the other in turn, so that all
-// shards have nearly the same number of records. Files appear at close(), whole.
+// Writes pictures to FOLDER/NAME-00000-of-0000N.tfrecord, one file after the other in turn, so that
+// all shards have nearly the same number of records. Files appear at close(), whole.
 class ShardWriter {
  public:
   // Makes the folder if there is none. Throws Error.

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -24,32 +23,16 @@ T load(const std::byte* from) {
   return value;
 }
 
-inline void append(std::vector<std::byte>& out, std::span<const std::byte> bytes) {
-  const size_t size = out.size();
-  out.resize(size + bytes.size());
-  std::copy(bytes.begin(), bytes.end(), out.begin() + static_cast<ptrdiff_t>(size));
-}
+void append(std::vector<std::byte>& out, std::span<const std::byte> bytes);
 
 template <class T>
 void put(std::vector<std::byte>& out, T value) {
   append(out, std::as_bytes(std::span(&value, 1)));
 }
 
-inline void put_varint(std::vector<std::byte>& out, uint64_t value) {
-  for (; value >= 0x80; value >>= 7) out.push_back(static_cast<std::byte>(value | 0x80));
-  out.push_back(static_cast<std::byte>(value));
-}
-
-inline void put_tag(std::vector<std::byte>& out, uint32_t field, Type type) {
-  put_varint(out, (field << 3) | static_cast<uint32_t>(type));
-}
-
+void put_varint(std::vector<std::byte>& out, uint64_t value);
+void put_tag(std::vector<std::byte>& out, uint32_t field, Type type);
 // A string, bytes or message field.
-inline void put_bytes(std::vector<std::byte>& out, uint32_t field,
-                      std::span<const std::byte> bytes) {
-  put_tag(out, field, Type::length);
-  put_varint(out, bytes.size());
-  append(out, bytes);
-}
+void put_bytes(std::vector<std::byte>& out, uint32_t field, std::span<const std::byte> bytes);
 
 }  // namespace mbconv::io::wire

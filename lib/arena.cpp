@@ -36,8 +36,9 @@ void Arena::plan() {
     }
     slot.offset = offset;
     bytes_ = std::max(bytes_, offset + slot.bytes);
-    const auto place = std::upper_bound(placed.begin(), placed.end(), &slot,
-                                        [](const Slot* a, const Slot* b) { return a->offset < b->offset; });
+    const auto place =
+        std::upper_bound(placed.begin(), placed.end(), &slot,
+                         [](const Slot* a, const Slot* b) { return a->offset < b->offset; });
     placed.insert(place, &slot);
   }
 }

@@ -5,7 +5,8 @@
 namespace mbconv {
 
 // Zero-initialised memory of its own pages, aligned to 2 MiB when that large (64 bytes at least),
-// with transparent huge pages advised: a first touch of 4 KiB pages costs more than a pass over them.
+// with transparent huge pages advised: a first touch of 4 KiB pages costs more than a pass over
+// them.
 class Buffer {
  public:
   Buffer() = default;

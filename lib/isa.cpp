@@ -20,7 +20,9 @@ Registers cpuid(uint32_t leaf, uint32_t subleaf = 0) {
   return r;
 }
 
-bool has(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
+bool has(uint32_t value, uint32_t bits) {
+  return (value & bits) == bits;
+}
 
 // Which register files the operating system saves on a context switch.
 uint64_t xcr0() {
@@ -36,8 +38,8 @@ Isa detect() {
   const uint32_t leaf7 = cpuid(7).ebx;
   const uint32_t extended = cpuid(0x80000001).ecx;
 
-  constexpr uint64_t kYmmState = 0x6;      // XMM and upper YMM
-  constexpr uint64_t kZmmState = 0xe0;     // mask registers, upper ZMM, ZMM16..31
+  constexpr uint64_t kYmmState = 0x6;   // XMM and upper YMM
+  constexpr uint64_t kZmmState = 0xe0;  // mask registers, upper ZMM, ZMM16..31
   constexpr uint32_t kLzcnt = 1u << 5;
   constexpr uint32_t kV3Leaf1 = bit_AVX | bit_FMA | bit_F16C | bit_MOVBE;
   constexpr uint32_t kV3Leaf7 = bit_AVX2 | bit_BMI | bit_BMI2;
@@ -55,9 +57,12 @@ Isa detect() {
 
 std::string_view name(Isa isa) {
   switch (isa) {
-    case Isa::generic: return "generic";
-    case Isa::avx2: return "avx2";
-    case Isa::avx512: return "avx512";
+    case Isa::generic:
+      return "generic";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
   }
   return "unknown";
 }
@@ -85,8 +90,8 @@ Isa select_isa(std::string_view forced) {
   if (wanted.empty()) return host_isa();
   for (const Isa isa : kIsaLevels) {
     if (name(isa) != wanted) continue;
-    require(isa <= host_isa(), "ISA level '", wanted, "' is not available on this CPU; available: ",
-            available_isas());
+    require(isa <= host_isa(), "ISA level '", wanted,
+            "' is not available on this CPU; available: ", available_isas());
     return isa;
   }
   throw Error("unknown ISA level '", wanted, "'; available: ", available_isas());

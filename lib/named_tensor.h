@@ -12,7 +12,9 @@ namespace mbconv {
 
 enum class Dtype { f32, f64, i64 };
 
-constexpr size_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 8; }
+constexpr size_t size_of(Dtype dtype) {
+  return dtype == Dtype::f32 ? 4 : 8;
+}
 
 // A tensor with a name, as checkpoints hold it: dense, row-major, little-endian, owning its bytes.
 struct NamedTensor {

@@ -82,7 +82,9 @@ class FlushDenormals {
   unsigned saved_;
 };
 
-int worker_index() { return tbb::this_task_arena::current_thread_index(); }
+int worker_index() {
+  return tbb::this_task_arena::current_thread_index();
+}
 
 }  // namespace
 
@@ -168,6 +170,8 @@ void Workers::run_stages(int groups, int first_items, Call<int, int, int> first,
   });
 }
 
-void Workers::submit(std::function<void()> task) { impl_->arena.enqueue(std::move(task)); }
+void Workers::submit(std::function<void()> task) {
+  impl_->arena.enqueue(std::move(task));
+}
 
 }  // namespace mbconv

@@ -53,9 +53,8 @@ class Workers {
   struct Call {
     template <class F>
     explicit Call(const F& f)
-        : object(&f), function([](const void* o, Args... args) {
-            (*static_cast<const F*>(o))(args...);
-          }) {}
+        : object(&f),
+          function([](const void* o, Args... args) { (*static_cast<const F*>(o))(args...); }) {}
     void operator()(Args... args) const { function(object, args...); }
     const void* object;
     void (*function)(const void*, Args...);

@@ -12,14 +12,14 @@ namespace mbconv {
 enum class Purpose : uint32_t { initialise, shuffle, augment, dropout, synthetic };
 
 // Counter-based generator: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
-// 1, 2, 3", SC 2011). The stream is a pure function of (seed, epoch, sample, purpose) and of nothing
-// else, so results do not depend on which worker draws.
+// 1, 2, 3", SC 2011). The stream is a pure function of (seed, epoch, sample, purpose) and of
+// nothing else, so results do not depend on which worker draws.
 class Rng {
  public:
   Rng(uint64_t seed, uint32_t epoch, uint64_t sample, Purpose purpose)
       : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
-        counter_{0, epoch ^ (static_cast<uint32_t>(purpose) << 24),
-                 static_cast<uint32_t>(sample), static_cast<uint32_t>(sample >> 32)} {}
+        counter_{0, epoch ^ (static_cast<uint32_t>(purpose) << 24), static_cast<uint32_t>(sample),
+                 static_cast<uint32_t>(sample >> 32)} {}
 
   uint32_t next() {
     if (used_ == 4) {

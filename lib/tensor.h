@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
-// Small functions that both ordinary code and the kernels of an ISA level call: always inlined, so that
-// no copy compiled with a level's instructions is ever linked into code for any CPU.
+// Small functions that both ordinary code and the kernels of an ISA level call: always inlined, so
+// that no copy compiled with a level's instructions is ever linked into code for any CPU.
 #define MBCONV_INLINE [[gnu::always_inline]] inline
 
 namespace mbconv {
@@ -18,14 +18,16 @@ inline constexpr int kWideBlock = 48;
 MBCONV_INLINE constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
-MBCONV_INLINE constexpr int ceil_div(int value, int divisor) { return (value + divisor - 1) / divisor; }
+MBCONV_INLINE constexpr int ceil_div(int value, int divisor) {
+  return (value + divisor - 1) / divisor;
+}
 
 // Shape and memory layout of activations: [N, H, W, C] in channel blocks,
 //   element (n, p, c), p = h * W + w, at  n * image_stride() + (c / block) * block_stride()
 //                                         + p * block + c % block.
 // Narrow tensors are NHWC: one block of C rounded up to kLane. Wide tensors have blocks of
-// kWideBlock. Lanes past C are padding: always written as zero by who produces the tensor, and never
-// part of a sum, a statistic or a file.
+// kWideBlock. Lanes past C are padding: always written as zero by who produces the tensor, and
+// never part of a sum, a statistic or a file.
 struct Shape {
   int n = 0, h = 0, w = 0, c = 0;
   int block = kLane;
@@ -60,8 +62,7 @@ struct View {
   MBCONV_INLINE operator View<const T>() const { return {data, shape}; }
   // Pixel p (row-major over H and W) of block b of image n: `shape.block` elements.
   MBCONV_INLINE T* pixel(int n, int b, int p) const {
-    return data + n * shape.image_stride() + b * shape.block_stride() +
-           ptrdiff_t{p} * shape.block;
+    return data + n * shape.image_stride() + b * shape.block_stride() + ptrdiff_t{p} * shape.block;
   }
 };
 

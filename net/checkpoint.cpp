@@ -30,8 +30,8 @@ T number_of(const TensorFile& file, const std::string& key) {
   const std::string& text = text_of(file, key);
   T value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  require(error == std::errc() && end == text.data() + text.size(), "the metadata's '", key, "' is '",
-          text, "', expected a number");
+  require(error == std::errc() && end == text.data() + text.size(), "the metadata's '", key,
+          "' is '", text, "', expected a number");
   return value;
 }
 
@@ -68,8 +68,9 @@ std::optional<CheckpointInfo> checkpoint_info(const TensorFile& file) {
   info.model.classes = number_of<int>(file, "classes");
   info.model.activation = ops::parse_activation(text_of(file, "activation"));
   const std::string& topology = text_of(file, "topology");
-  require(topology == kPublishedTopology || topology == kExpandAtRatio1, "the metadata's 'topology' is '",
-          topology, "', expected ", kPublishedTopology, " or ", kExpandAtRatio1);
+  require(topology == kPublishedTopology || topology == kExpandAtRatio1,
+          "the metadata's 'topology' is '", topology, "', expected ", kPublishedTopology, " or ",
+          kExpandAtRatio1);
   info.model.expand_at_ratio_1 = topology == kExpandAtRatio1;
   info.label_offset = number_of<int64_t>(file, "label_offset");
   info.step = number_of<int64_t>(file, "step");

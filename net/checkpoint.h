@@ -16,9 +16,9 @@ struct CheckpointInfo {
   int64_t step = 0;
 };
 
-// The network's tensors as timm's tf_efficientnet_* state_dict has them, and in the metadata all that
-// rebuilds the network: model, width, depth, resolution, dropout, classes, activation, topology,
-// label_offset, step.
+// The network's tensors as timm's tf_efficientnet_* state_dict has them, and in the metadata all
+// that rebuilds the network: model, width, depth, resolution, dropout, classes, activation,
+// topology, label_offset, step.
 TensorFile make_checkpoint(const EfficientNet& network, const CheckpointInfo& info);
 
 // Of a file written by make_checkpoint; none if it has no such metadata (a file of timm's). Throws

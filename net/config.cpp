@@ -26,19 +26,22 @@ struct Stage {
   int filters, ksize, stride, expand_ratio, repeats;
 };
 constexpr Stage kStages[] = {
-    {16, 3, 1, 1, 1},  {24, 3, 2, 6, 2},  {40, 5, 2, 6, 2}, {80, 3, 2, 6, 3},
+    {16, 3, 1, 1, 1},  {24, 3, 2, 6, 2},  {40, 5, 2, 6, 2},  {80, 3, 2, 6, 3},
     {112, 5, 1, 6, 3}, {192, 5, 2, 6, 4}, {320, 3, 1, 6, 1},
 };
 constexpr int kStemFilters = 32, kHeadFilters = 1280;
 constexpr double kSeRatio = 0.25;
 
 void check(const ModelConfig& m) {
-  require(m.width > 0 && m.width <= 100, "the width coefficient must be > 0 and at most 100, got ", m.width);
-  require(m.depth > 0 && m.depth <= 100, "the depth coefficient must be > 0 and at most 100, got ", m.depth);
+  require(m.width > 0 && m.width <= 100, "the width coefficient must be > 0 and at most 100, got ",
+          m.width);
+  require(m.depth > 0 && m.depth <= 100, "the depth coefficient must be > 0 and at most 100, got ",
+          m.depth);
   require(m.resolution >= 1 && m.resolution <= 10000,
           "the resolution must be between 1 and 10000 pixels, got ", m.resolution);
   require(m.classes >= 1, "the number of classes must be at least 1, got ", m.classes);
-  require(m.dropout >= 0 && m.dropout < 1, "dropout must be at least 0 and below 1, got ", m.dropout);
+  require(m.dropout >= 0 && m.dropout < 1, "dropout must be at least 0 and below 1, got ",
+          m.dropout);
 }
 
 }  // namespace

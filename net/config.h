@@ -23,12 +23,12 @@ struct ModelConfig {
 
 // One MBConv block. Sizes are in channels and pixels.
 struct BlockConfig {
-  int stage, index;   // of the stage (0..6), of the block in its stage
+  int stage, index;  // of the stage (0..6), of the block in its stage
   int in, expanded, out, reduced;
   int ksize, stride;
-  bool expand;        // has an expand convolution
-  bool residual;      // adds its input
-  int size, out_size; // map side before and after
+  bool expand;         // has an expand convolution
+  bool residual;       // adds its input
+  int size, out_size;  // map side before and after
 };
 
 // The network as data: everything that follows from a ModelConfig.
@@ -55,9 +55,9 @@ int round_filters(int filters, double width);
 int round_repeats(int repeats, double depth);
 
 struct Counts {
-  int64_t parameters;     // trainable
-  int64_t buffers;        // running means and variances
-  int64_t macs;           // multiply-adds of a forward pass of one image, convolutions and classifier
+  int64_t parameters;  // trainable
+  int64_t buffers;     // running means and variances
+  int64_t macs;        // multiply-adds of a forward pass of one image, convolutions and classifier
   int64_t training_macs;  // forward, input and filter gradients; squeeze-excite not counted
 };
 Counts count(const NetworkConfig& network);

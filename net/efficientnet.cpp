@@ -7,7 +7,8 @@
 namespace mbconv::net {
 namespace {
 
-std::vector<std::unique_ptr<Mbconv>> make_blocks(const NetworkConfig& config, Parameters& parameters) {
+std::vector<std::unique_ptr<Mbconv>> make_blocks(const NetworkConfig& config,
+                                                 Parameters& parameters) {
   std::vector<std::unique_ptr<Mbconv>> blocks;
   for (const BlockConfig& block : config.blocks) {
     blocks.push_back(std::make_unique<Mbconv>(block, config.model.activation, parameters));
@@ -28,7 +29,8 @@ int checked(int batch) {
 
 }  // namespace
 
-EfficientNet::EfficientNet(const NetworkConfig& config, int batch, Mode mode, Workers& workers, Isa isa)
+EfficientNet::EfficientNet(const NetworkConfig& config, int batch, Mode mode, Workers& workers,
+                           Isa isa)
     : config_(config),
       stem_(config_, parameters_),
       blocks_(make_blocks(config_, parameters_)),
@@ -47,8 +49,8 @@ EfficientNet::EfficientNet(const NetworkConfig& config, int batch, Mode mode, Wo
   head_.plan(plan_, *input);
   scratch = std::max(scratch, head_.scratch());
   context_.scratch_floats = (scratch + kLane - 1) / kLane * kLane;
-  plan_.add("scratch", context_.scratch_floats * static_cast<size_t>(workers.threads()), 0, plan_.end(),
-            context_.scratch);
+  plan_.add("scratch", context_.scratch_floats * static_cast<size_t>(workers.threads()), 0,
+            plan_.end(), context_.scratch);
   plan_.allocate();
   if (!plan_.training()) return;
   for (const auto& block : blocks_) block->append_transposes(transposes_);
@@ -78,11 +80,13 @@ BatchResult EfficientNet::loss(std::span<const int32_t> labels, float smoothing)
   return head_.loss(context_, labels, smoothing, false);
 }
 
-BatchResult EfficientNet::backward(const float* images, std::span<const int32_t> labels, float smoothing) {
+BatchResult EfficientNet::backward(const float* images, std::span<const int32_t> labels,
+                                   float smoothing) {
   const BatchResult result = head_.loss(context_, labels, smoothing, true);
   transpose_weights();
   head_.backward(context_);
-  for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block) (*block)->backward(context_);
+  for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block)
+    (*block)->backward(context_);
   stem_.backward(context_, images);
   return result;
 }

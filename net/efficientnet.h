@@ -18,9 +18,9 @@ namespace mbconv::net {
 
 enum class Mode { inference, training };
 
-// An EfficientNet for batches of a fixed size: parameters, the static list of layers, and all memory of
-// a step in one arena, planned and taken at construction. Nothing is allocated afterwards. R is the
-// resolution; images are [batch,R,R,3], normalised.
+// An EfficientNet for batches of a fixed size: parameters, the static list of layers, and all
+// memory of a step in one arena, planned and taken at construction. Nothing is allocated
+// afterwards. R is the resolution; images are [batch,R,R,3], normalised.
 class EfficientNet {
  public:
   // `workers` must outlive the network. Throws Error if the configuration makes no network.

@@ -54,7 +54,8 @@ void Head::plan_forward(Plan& plan) {
   const int end = plan.end();
   const size_t features = static_cast<size_t>(x.n) * static_cast<size_t>(y.padded_c());
   pool_cut_ = ops::pool_cut(y);
-  plan.add("head.pool", ops::pool_partial_size(y, pool_cut_, training), pool_pass_, pool_pass_, pool_partial_);
+  plan.add("head.pool", ops::pool_partial_size(y, pool_cut_, training), pool_pass_, pool_pass_,
+           pool_partial_);
   plan.add("head.pooled", features, pool_pass_, end, pooled_);
   plan.add("features", Shape::nhwc(x.n, 1, 1, channels_), pool_pass_, end, features_);
   plan.add("logits", Shape::nhwc(x.n, 1, 1, classes_), pool_pass_, end, logits_);
@@ -80,19 +81,20 @@ void Head::plan_backward(Plan& plan) {
   plan.add("classifier.slots", slots(parameters_->packed(classifier_w_), classifier_backward_cut_),
            first, first, classifier_slots_);
   plan.add("classifier.partial",
-           features_.shape.size() * static_cast<size_t>(classifier_backward_cut_.channel_groups), first,
-           first, classifier_partial_);
+           features_.shape.size() * static_cast<size_t>(classifier_backward_cut_.channel_groups),
+           first, first, classifier_partial_);
   plan.add("classifier.wt", static_cast<size_t>(classes_) * static_cast<size_t>(y.padded_c()),
            first, first, classifier_wt_);
 
   plan.add_sums("head.dz.sums", 1, y.padded_c(), first, conv_grad_sums_);
   conv_backward_cut_ = ops::conv1x1_backward_cut(x, y);
-  plan.add_sums("head.dx.sums", conv_backward_cut_.rows.items(), x.padded_c(), last, input_grad_sums_);
+  plan.add_sums("head.dx.sums", conv_backward_cut_.rows.items(), x.padded_c(), last,
+                input_grad_sums_);
   plan.add("head.slots", slots(parameters_->packed(w_), conv_backward_cut_), last, last, slots_);
-  plan.add("head.dx.partial", x.size() * static_cast<size_t>(conv_backward_cut_.channel_groups), last,
-           last, partial_);
-  plan.add("head.wt", static_cast<size_t>(channels_) * static_cast<size_t>(x.padded_c()),
-           first, last, wt_);
+  plan.add("head.dx.partial", x.size() * static_cast<size_t>(conv_backward_cut_.channel_groups),
+           last, last, partial_);
+  plan.add("head.wt", static_cast<size_t>(channels_) * static_cast<size_t>(x.padded_c()), first,
+           last, wt_);
 }
 
 void Head::append_transposes(std::vector<Transpose>& list) const {
@@ -113,9 +115,9 @@ void Head::forward(const ops::Context& context, const DropoutKey* training) {
                                  bn_.vectors().running_mean, sums, conv_cut_});
   if (training != nullptr) bn_.forward(*context.workers, conv_.y, conv_cut_, conv_sums_);
   float* pooled = training != nullptr ? pooled_ : features_.data;
-  ops::pool_forward(context, {conv_.deferred(), pool_partial_, pooled,
-                              training != nullptr ? slopes_ : nullptr, bn_.vectors().mean,
-                              bn_.vectors().invstd, pool_cut_});
+  ops::pool_forward(
+      context, {conv_.deferred(), pool_partial_, pooled, training != nullptr ? slopes_ : nullptr,
+                bn_.vectors().mean, bn_.vectors().invstd, pool_cut_});
   if (training != nullptr) {
     ops::draw_dropout_mask(*context.workers, static_cast<float>(dropout_), training->seed,
                            training->step, features_.shape.n, channels_, mask_);
@@ -124,18 +126,21 @@ void Head::forward(const ops::Context& context, const DropoutKey* training) {
   }
   ops::Deferred features;
   features.y = features_;
-  ops::conv1x1_forward(context, {features, {}, parameters_->packed(classifier_w_), logits_, nullptr,
-                                 {}, classifier_cut_});
+  ops::conv1x1_forward(
+      context,
+      {features, {}, parameters_->packed(classifier_w_), logits_, nullptr, {}, classifier_cut_});
 }
 
-BatchResult Head::loss(const ops::Context& context, std::span<const int32_t> labels, float smoothing,
-                       bool gradient) {
+BatchResult Head::loss(const ops::Context& context, std::span<const int32_t> labels,
+                       float smoothing, bool gradient) {
   const int count = static_cast<int>(labels.size());
   require(count >= 1 && count <= logits_.shape.n && (!gradient || count == logits_.shape.n),
           "loss: ", count, " labels for a batch of ", logits_.shape.n);
   View<const float> logits = logits_;
   logits.shape.n = count;
-  ops::Loss args{logits, parameters_->w(classifier_b_), labels.data(), smoothing, {}, nullptr, losses_, ranks_};
+  ops::Loss args{
+      logits, parameters_->w(classifier_b_), labels.data(), smoothing, {}, nullptr, losses_,
+      ranks_};
   if (gradient) {
     args.dlogits = dlogits_;
     args.dbias = parameters_->g(classifier_b_);

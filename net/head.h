@@ -25,8 +25,9 @@ struct DropoutKey {
   int64_t step;
 };
 
-// The last layers: 1x1 convolution, batch norm, activation, global average pool, dropout, classifier,
-// loss. C = head channels, K = classes. Forward passes: the convolution; everything after it.
+// The last layers: 1x1 convolution, batch norm, activation, global average pool, dropout,
+// classifier, loss. C = head channels, K = classes. Forward passes: the convolution; everything
+// after it.
 class Head {
  public:
   Head(const NetworkConfig& config, Parameters& parameters);
@@ -35,8 +36,8 @@ class Head {
 
   // Training with the dropout of a step; inference without.
   void forward(const ops::Context& context, const DropoutKey* training);
-  // Of the first labels.size() images; with `gradient`, which needs labels for the whole batch, also
-  // what backward() starts from.
+  // Of the first labels.size() images; with `gradient`, which needs labels for the whole batch,
+  // also what backward() starts from.
   BatchResult loss(const ops::Context& context, std::span<const int32_t> labels, float smoothing,
                    bool gradient);
   // The input's dz, with its sums folded, and all parameters' gradients.
@@ -63,17 +64,17 @@ class Head {
   Output* input_ = nullptr;
   int conv_pass_ = 0, pool_pass_ = 0;
 
-  Output conv_;                            // [N,H,W,C]; its gradient is the same for all pixels
-  View<float> x_in_;                       // finished input, where it has a skip
-  View<float> features_, dfeatures_;       // [N,1,1,C] after dropout
-  View<float> logits_, dlogits_;           // [N,1,1,K], without bias
-  float* pooled_ = nullptr;                // [N,C]
-  float* mask_ = nullptr;                  // [N,C] of dropout
-  float* pixel_grad_ = nullptr;            // [N,C] gradient of every pixel of a channel
+  Output conv_;                       // [N,H,W,C]; its gradient is the same for all pixels
+  View<float> x_in_;                  // finished input, where it has a skip
+  View<float> features_, dfeatures_;  // [N,1,1,C] after dropout
+  View<float> logits_, dlogits_;      // [N,1,1,K], without bias
+  float* pooled_ = nullptr;           // [N,C]
+  float* mask_ = nullptr;             // [N,C] of dropout
+  float* pixel_grad_ = nullptr;       // [N,C] gradient of every pixel of a channel
   double* pool_partial_ = nullptr;
-  double* slopes_ = nullptr;               // [N,2,C]
-  double* losses_ = nullptr;               // [N]
-  int32_t* ranks_ = nullptr;               // [N]
+  double* slopes_ = nullptr;  // [N,2,C]
+  double* losses_ = nullptr;  // [N]
+  int32_t* ranks_ = nullptr;  // [N]
 
   ops::RowCut conv_cut_, pool_cut_, classifier_cut_;
   ops::Conv1x1BackwardCut conv_backward_cut_, classifier_backward_cut_;

@@ -12,9 +12,9 @@
 
 namespace mbconv::net {
 
-// One MBConv block (Sandler et al. 2018, with squeeze-excite): expand 1x1, depthwise, squeeze-excite,
-// project 1x1, plus the block input where it fits. E = expanded channels, [N,H,W,*] in, [N,OH,OW,*]
-// out. Forward passes: expand, depthwise, project; backward passes the reverse.
+// One MBConv block (Sandler et al. 2018, with squeeze-excite): expand 1x1, depthwise,
+// squeeze-excite, project 1x1, plus the block input where it fits. E = expanded channels, [N,H,W,*]
+// in, [N,OH,OW,*] out. Forward passes: expand, depthwise, project; backward passes the reverse.
 class Mbconv {
  public:
   // Registers the parameters; `name` is "blocks.STAGE.INDEX".
@@ -28,8 +28,8 @@ class Mbconv {
 
   // Training or inference: in inference batch norms must hold their running statistics.
   void forward(const ops::Context& context, bool training);
-  // From output().dz, whose sums are folded: the gradients of all parameters, and input's dz with its
-  // sums folded.
+  // From output().dz, whose sums are folded: the gradients of all parameters, and input's dz with
+  // its sums folded.
   void backward(const ops::Context& context);
 
   void use_running_statistics();
@@ -67,9 +67,9 @@ class Mbconv {
   int first_pass_ = 0, depthwise_pass_ = 0, project_pass_ = 0;
 
   // Saved from forward to backward.
-  View<float> x_in_;              // [N,H,W,in] the finished block input, where it is written
-  Output expanded_;               // [N,H,W,E]
-  Output depthwise_;              // [N,OH,OW,E], whose gradient goes by g_, gate_ and offset_
+  View<float> x_in_;  // [N,H,W,in] the finished block input, where it is written
+  Output expanded_;   // [N,H,W,E]
+  Output depthwise_;  // [N,OH,OW,E], whose gradient goes by g_, gate_ and offset_
   float *pooled_ = nullptr, *gate_ = nullptr, *u_ = nullptr;  // [N,E], [N,E], [N,reduced]
 
   // Work of single passes.
@@ -80,12 +80,12 @@ class Mbconv {
   ops::ChannelSums expand_sums_, depthwise_sums_, project_sums_;
   ops::ChannelSums depthwise_grad_sums_, expand_grad_sums_, input_grad_sums_;
   double *pool_partial_ = nullptr, *gate_sums_ = nullptr;
-  View<float> g_;                 // [N,OH,OW,E] gradient of the gated activation
+  View<float> g_;  // [N,OH,OW,E] gradient of the gated activation
   float *dgate_ = nullptr, *e_ = nullptr, *offset_ = nullptr;  // [N,E]
   float *du_ = nullptr, *h_ = nullptr;                         // [N,reduced]
   float *expand_wt_ = nullptr, *project_wt_ = nullptr;
   float *expand_slots_ = nullptr, *depthwise_slots_ = nullptr, *project_slots_ = nullptr;
-  float *dx_partial_ = nullptr;
+  float* dx_partial_ = nullptr;
 };
 
 }  // namespace mbconv::net

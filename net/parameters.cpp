@@ -20,12 +20,18 @@ struct Matrix {
 Matrix matrix(const Parameter& p) {
   const auto d = [&](size_t i) { return static_cast<int>(p.shape[i]); };
   switch (p.layout) {
-    case Layout::conv1x1: return {d(1), d(0), true};
-    case Layout::depthwise: return {d(2) * d(3), d(0), true};
-    case Layout::stem: return {d(1) * d(2) * d(3), d(0), true};
-    case Layout::rows: return {d(0), d(1), false};
-    case Layout::rows_of_transpose: return {d(1), d(0), false};
-    case Layout::vector: return {1, d(0), false};
+    case Layout::conv1x1:
+      return {d(1), d(0), true};
+    case Layout::depthwise:
+      return {d(2) * d(3), d(0), true};
+    case Layout::stem:
+      return {d(1) * d(2) * d(3), d(0), true};
+    case Layout::rows:
+      return {d(0), d(1), false};
+    case Layout::rows_of_transpose:
+      return {d(1), d(0), false};
+    case Layout::vector:
+      return {1, d(0), false};
   }
   throw Error("unknown parameter layout");
 }
@@ -51,11 +57,14 @@ void for_each_element(const Parameter& p, const Body& body) {
 }
 
 size_t place(const Matrix& m, int row, int column) {
-  if (!m.packed) return static_cast<size_t>(row) * static_cast<size_t>(round_up(m.columns, kLane)) + static_cast<size_t>(column);
+  if (!m.packed)
+    return static_cast<size_t>(row) * static_cast<size_t>(round_up(m.columns, kLane)) +
+           static_cast<size_t>(column);
   const ops::Packed<const float> packed{nullptr, m.rows, m.columns};
   const int panel = column / kWideBlock;
   return static_cast<size_t>(panel) * kWideBlock * static_cast<size_t>(m.rows) +
-         static_cast<size_t>(row) * static_cast<size_t>(packed.width(panel)) + static_cast<size_t>(column % kWideBlock);
+         static_cast<size_t>(row) * static_cast<size_t>(packed.width(panel)) +
+         static_cast<size_t>(column % kWideBlock);
 }
 
 std::string to_string(const std::vector<int64_t>& shape) {
@@ -82,7 +91,8 @@ float initial_value(const Parameter& p, Rng& rng) {
   switch (p.initial) {
     case Initial::he_normal:
       // 0.8796 is the standard deviation of a unit normal cut at two.
-      return truncated_normal(rng, static_cast<float>(std::sqrt(2.0 / fan_in) / 0.87962566103423978));
+      return truncated_normal(rng,
+                              static_cast<float>(std::sqrt(2.0 / fan_in) / 0.87962566103423978));
     case Initial::he_uniform: {
       const float limit = static_cast<float>(std::sqrt(6.0 / fan_in));
       return rng.uniform(-limit, limit);
@@ -91,8 +101,10 @@ float initial_value(const Parameter& p, Rng& rng) {
       const float limit = static_cast<float>(std::sqrt(6.0 / (fan_in + m.columns)));
       return rng.uniform(-limit, limit);
     }
-    case Initial::zero: return 0.0f;
-    case Initial::one: return 1.0f;
+    case Initial::zero:
+      return 0.0f;
+    case Initial::one:
+      return 1.0f;
   }
   return 0.0f;
 }
@@ -127,14 +139,15 @@ void Parameters::initialise(uint64_t seed) {
     const Parameter& p = list_[id];
     const Matrix m = matrix(p);
     Rng rng(seed, 0, id, Purpose::initialise);
-    for_each_element(p, [&](int64_t, int r, int c) { w(id)[place(m, r, c)] = initial_value(p, rng); });
+    for_each_element(p,
+                     [&](int64_t, int r, int c) { w(id)[place(m, r, c)] = initial_value(p, rng); });
   }
 }
 
 double Parameters::update(const ops::Context& context, float lr, float momentum, float decay) {
-  return ops::sgd_update(context, {values_.as<float>(), gradients_.as<float>(),
-                                   momentum_.as<float>(), lr, momentum, decay, segments_,
-                                   squares_.data()});
+  return ops::sgd_update(
+      context, {values_.as<float>(), gradients_.as<float>(), momentum_.as<float>(), lr, momentum,
+                decay, segments_, squares_.data()});
 }
 
 double Parameters::sum_of_squares() const {
@@ -173,7 +186,8 @@ std::vector<NamedTensor> Parameters::save() const {
   size_t next = 0;
   const auto add_counters = [&](size_t before) {
     for (; next < counters_.size() && counters_[next].after == before; ++next) {
-      NamedTensor scalar{counters_[next].name, Dtype::i64, {}, std::vector<std::byte>(sizeof(int64_t))};
+      NamedTensor scalar{
+          counters_[next].name, Dtype::i64, {}, std::vector<std::byte>(sizeof(int64_t))};
       *scalar.values<int64_t>() = counters_[next].value;
       tensors.push_back(std::move(scalar));
     }
@@ -216,7 +230,8 @@ void Parameters::load(const TensorFile& file, const std::string& except) {
     counter.value = *tensor->values<int64_t>();
   }
   for (const NamedTensor& tensor : file.tensors) {
-    require(known.contains(tensor.name) || excepted(tensor.name), "unknown tensor '", tensor.name, "'");
+    require(known.contains(tensor.name) || excepted(tensor.name), "unknown tensor '", tensor.name,
+            "'");
   }
 }
 

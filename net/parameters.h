@@ -13,12 +13,12 @@ namespace mbconv::net {
 
 // How a tensor of a checkpoint (timm's names, shapes and row-major order) lies in memory.
 enum class Layout {
-  conv1x1,      // [Cout,Cin,1,1] or [Cout,Cin]  -> Packed [Cin,Cout]
-  depthwise,    // [C,1,K,K]                     -> Packed [K*K,C]
-  stem,         // [Cout,3,3,3]                  -> Packed [27,Cout], depth (row, column, channel)
-  rows,         // [R,C,1,1]                     -> [R][padded C]
+  conv1x1,    // [Cout,Cin,1,1] or [Cout,Cin]  -> Packed [Cin,Cout]
+  depthwise,  // [C,1,K,K]                     -> Packed [K*K,C]
+  stem,       // [Cout,3,3,3]                  -> Packed [27,Cout], depth (row, column, channel)
+  rows,       // [R,C,1,1]                     -> [R][padded C]
   rows_of_transpose,  // [C,R,1,1]               -> [R][padded C]
-  vector,       // [C]                           -> [padded C]
+  vector,             // [C]                           -> [padded C]
 };
 
 // Initial values (recipe 1.1).
@@ -70,9 +70,9 @@ class Parameters {
   std::vector<NamedTensor> save() const;
   // The momentum buffers, named as the parameters.
   std::vector<NamedTensor> save_momentum() const;
-  // Takes all tensors. Throws Error naming a tensor that is missing, unknown, or of another shape or
-  // type. Tensors whose name begins with `except`, if not empty, are left as they are, in the file
-  // and here.
+  // Takes all tensors. Throws Error naming a tensor that is missing, unknown, or of another shape
+  // or type. Tensors whose name begins with `except`, if not empty, are left as they are, in the
+  // file and here.
   void load(const TensorFile& file, const std::string& except = {});
   void load_momentum(const TensorFile& file);
   // The gradient of a parameter in the order of files: for tests.

@@ -7,7 +7,8 @@ BatchNormLayer::BatchNormLayer(std::string name, int channels, Parameters& param
   const std::vector<int64_t> shape = {channels};
   gamma_ = parameters.add(name_ + ".weight", shape, Layout::vector, Initial::one);
   beta_ = parameters.add(name_ + ".bias", shape, Layout::vector, Initial::zero);
-  running_mean_ = parameters.add(name_ + ".running_mean", shape, Layout::vector, Initial::zero, false);
+  running_mean_ =
+      parameters.add(name_ + ".running_mean", shape, Layout::vector, Initial::zero, false);
   running_var_ = parameters.add(name_ + ".running_var", shape, Layout::vector, Initial::one, false);
   parameters.add_counter(name_);
   bn_.channels = channels;
@@ -27,7 +28,8 @@ void BatchNormLayer::plan(Plan& plan) {
       bn_.dbeta = parameters_->g(beta_);
     }
     float* next = memory_;
-    for (float** vector : {&bn_.mean, &bn_.invstd, &bn_.scale, &bn_.shift, &bn_.a, &bn_.b, &bn_.d}) {
+    for (float** vector :
+         {&bn_.mean, &bn_.invstd, &bn_.scale, &bn_.shift, &bn_.a, &bn_.b, &bn_.d}) {
       *vector = next;
       next += bn_.padded;
     }
@@ -43,7 +45,9 @@ void BatchNormLayer::forward(Workers& workers, View<const float> y, const ops::R
   ops::batch_norm_forward(bn_, sums, bn_.mean, rows, options, true);
 }
 
-void BatchNormLayer::use_running() { ops::batch_norm_inference(bn_, ops::BatchNormOptions()); }
+void BatchNormLayer::use_running() {
+  ops::batch_norm_inference(bn_, ops::BatchNormOptions());
+}
 
 void BatchNormLayer::backward(const ops::ChannelSums& sums, int64_t rows) {
   ops::batch_norm_backward(bn_, sums, rows);

@@ -12,8 +12,9 @@
 
 namespace mbconv::net {
 
-// Collects the buffers of a network and when they are needed. Forward passes are numbered in the order
-// they run; in training the backward pass of forward pass p is backward(p), counted on from there.
+// Collects the buffers of a network and when they are needed. Forward passes are numbered in the
+// order they run; in training the backward pass of forward pass p is backward(p), counted on from
+// there.
 class Plan {
  public:
   Plan(int batch, int forward_passes, bool training)
@@ -27,8 +28,8 @@ class Plan {
   // The number of the next forward pass.
   int next_pass() { return next_++; }
 
-  // Registers a buffer of `count` elements needed in passes [first, last]; `target` points at it once
-  // the arena is allocated, and must stay where it is until then.
+  // Registers a buffer of `count` elements needed in passes [first, last]; `target` points at it
+  // once the arena is allocated, and must stay where it is until then.
   template <class T>
   void add(std::string name, size_t count, int first, int last, T*& target) {
     const Arena::Id id = arena_.add<T>(std::move(name), count, first, last);
@@ -94,14 +95,14 @@ class BatchNormLayer {
   float* memory_ = nullptr;
 };
 
-// What a layer hands to the next one: its raw output with the batch norm, activation and skip that are
-// still pending, and the place where the next layer puts the gradient.
+// What a layer hands to the next one: its raw output with the batch norm, activation and skip that
+// are still pending, and the place where the next layer puts the gradient.
 struct Output {
-  View<float> y;                     // raw output of the layer's last convolution
+  View<float> y;  // raw output of the layer's last convolution
   BatchNormLayer* batch_norm = nullptr;
   ops::Activation activation = ops::Activation::linear;
-  View<float> skip;                  // input of the block that made it, if that is to be added
-  View<float> dz;                    // gradient at the output of the batch norm
+  View<float> skip;  // input of the block that made it, if that is to be added
+  View<float> dz;    // gradient at the output of the batch norm
 
   // Known before memory is allocated.
   bool has_skip() const { return skip.shape.n > 0; }

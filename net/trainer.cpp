@@ -10,7 +10,8 @@ namespace mbconv::net {
 
 Trainer::Trainer(EfficientNet& network, const TrainOptions& options, int64_t step)
     : network_(network), options_(options), step_(step) {
-  require(options.total_steps >= 1, "the number of steps must be at least 1, got ", options.total_steps);
+  require(options.total_steps >= 1, "the number of steps must be at least 1, got ",
+          options.total_steps);
   require(options.label_smoothing >= 0 && options.label_smoothing < 1,
           "label smoothing must be at least 0 and below 1, got ", options.label_smoothing);
 }
@@ -30,6 +31,8 @@ StepResult Trainer::step(const float* images, std::span<const int32_t> labels) {
   return result;
 }
 
-double Trainer::decay_term() const { return options_.weight_decay * network_.parameters().sum_of_squares(); }
+double Trainer::decay_term() const {
+  return options_.weight_decay * network_.parameters().sum_of_squares();
+}
 
 }  // namespace mbconv::net

@@ -13,7 +13,7 @@ struct TrainOptions {
   int64_t warmup_steps = 1000;
   int64_t total_steps = 1;
   double momentum = 0.9;
-  double weight_decay = 1e-5;   // times the sum of squares of convolution kernels, added to the loss
+  double weight_decay = 1e-5;  // times the sum of squares of convolution kernels, added to the loss
   double label_smoothing = 0.1;
   uint64_t seed = 0;
 };
@@ -24,8 +24,8 @@ struct StepResult {
   double lr;
 };
 
-// Training steps of a network. A step is a pure function of the parameters, the batch, and the step's
-// number.
+// Training steps of a network. A step is a pure function of the parameters, the batch, and the
+// step's number.
 class Trainer {
  public:
   // `network` must outlive the trainer. `step` is the number of steps already done.

@@ -6,12 +6,18 @@ namespace mbconv::ops {
 
 std::string_view name(Activation activation) {
   switch (activation) {
-    case Activation::linear: return "linear";
-    case Activation::swish: return "swish";
-    case Activation::relu: return "relu";
-    case Activation::relu6: return "relu6";
-    case Activation::leaky_relu: return "leaky_relu";
-    case Activation::sigmoid: return "sigmoid";
+    case Activation::linear:
+      return "linear";
+    case Activation::swish:
+      return "swish";
+    case Activation::relu:
+      return "relu";
+    case Activation::relu6:
+      return "relu6";
+    case Activation::leaky_relu:
+      return "leaky_relu";
+    case Activation::sigmoid:
+      return "sigmoid";
   }
   return "unknown";
 }

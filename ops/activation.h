@@ -5,8 +5,8 @@
 
 namespace mbconv::ops {
 
-// f(z) of the network, by its usual name. leaky_relu has slope 0.1 below zero; swish is z sigmoid(z)
-// (Ramachandran et al. 2017).
+// f(z) of the network, element by element of [N,H,W,C], by its usual name. leaky_relu has slope 0.1
+// below zero; swish is z sigmoid(z) (Ramachandran et al. 2017).
 enum class Activation { linear, swish, relu, relu6, leaky_relu, sigmoid };
 
 inline constexpr Activation kActivations[] = {Activation::linear,     Activation::swish,

@@ -90,8 +90,7 @@ void channel_sums(Workers& workers, View<const float> y, const RowCut& cut, cons
   workers.run(cut.items(), [&](int item, int) {
     double* first = sums.slot(item);
     double* second = first + sums.channels;
-    const RowCut::Range rows =
-        cut.item(item, shape.n, shape.pixels());
+    const RowCut::Range rows = cut.item(item, shape.n, shape.pixels());
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const int n = static_cast<int>(row / shape.pixels());
       const int p = static_cast<int>(row % shape.pixels());

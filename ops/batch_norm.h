@@ -33,23 +33,23 @@ struct BatchNormOptions {
 // Overwrites mean, invstd, scale, shift. The variance is the population variance of the batch; the
 // moving variance takes the unbiased one, count / max(count - 1, 1). Updates the running statistics
 // when `update_running`.
-// Returns false if the pivot lies so far from a mean, (mean - pivot)^2 > 1000 (var + eps), that fp32
-// sums are not trustworthy: then only `mean` was written, the pivot for a sweep of channel_sums, whose
-// sums are to be passed to another call.
+// Returns false if the pivot lies so far from a mean, (mean - pivot)^2 > 1000 (var + eps), that
+// fp32 sums are not trustworthy: then only `mean` was written, the pivot for a sweep of
+// channel_sums, whose sums are to be passed to another call.
 bool batch_norm_forward(const BatchNorm& bn, const ChannelSums& sums, const float* pivot,
                         int64_t count, const BatchNormOptions& options, bool update_running);
 
-// Sums over y [N,H,W,C] of (y - pivot) and (y - pivot)^2 in fp64, the repair for a batch_norm_forward
-// that returned false. Overwrites all slots, one for each item of `cut`.
+// Sums over y [N,H,W,C] of (y - pivot) and (y - pivot)^2 in fp64, the repair for a
+// batch_norm_forward that returned false. Overwrites all slots, one for each item of `cut`.
 void channel_sums(Workers& workers, View<const float> y, const RowCut& cut, const float* pivot,
                   const ChannelSums& sums);
 
 // Inference: mean, invstd, scale, shift from the running statistics.
 void batch_norm_inference(const BatchNorm& bn, const BatchNormOptions& options);
 
-// Backward, after the pass that produced dz over `count` rows: `sums` holds per slot S1 = sum dz and
-// S2 = sum dz * xhat. Overwrites a = gamma * invstd, b = a * S1 / count, d = a * invstd * S2 / count;
-// accumulates dgamma += S2, dbeta += S1.
+// Backward, after the pass that produced dz over `count` rows: `sums` holds per slot S1 = sum dz
+// and S2 = sum dz * xhat. Overwrites a = gamma * invstd, b = a * S1 / count, d = a * invstd * S2 /
+// count; accumulates dgamma += S2, dbeta += S1.
 void batch_norm_backward(const BatchNorm& bn, const ChannelSums& sums, int64_t count);
 
 }  // namespace mbconv::ops

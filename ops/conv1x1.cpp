@@ -45,18 +45,29 @@ constexpr int kMaxChannelGroups = 6;
 
 void require_same(const char* what, const Shape& got, const Shape& expected) {
   require(got == expected, "conv1x1: ", what, " is [", got.n, ",", got.h, ",", got.w, ",", got.c,
-          "] in blocks of ", got.block, ", expected [", expected.n, ",", expected.h, ",", expected.w,
-          ",", expected.c, "] in blocks of ", expected.block);
+          "] in blocks of ", got.block, ", expected [", expected.n, ",", expected.h, ",",
+          expected.w, ",", expected.c, "] in blocks of ", expected.block);
 }
 
 void require_channels(const char* what, int got, int expected) {
   require(got == expected, "conv1x1: ", what, " has ", got, " channels, expected ", expected);
 }
 
+// Slots that no item fills would be added to the statistics all the same.
+void require_sums(const char* what, const ChannelSums& sums, int items, const Shape& of) {
+  require(!sums || (sums.slots == items && sums.channels == of.padded_c()), "conv1x1: ", what,
+          " are [", sums.slots, "][2][", sums.channels, "], expected [", items, "][2][",
+          of.padded_c(), "]");
+}
+
 }  // namespace
 
-std::span<const Variant<Conv1x1ForwardItem>> conv1x1_forward_variants() { return kForward; }
-std::span<const Variant<Conv1x1BackwardItem>> conv1x1_backward_variants() { return kBackward; }
+std::span<const Variant<Conv1x1ForwardItem>> conv1x1_forward_variants() {
+  return kForward;
+}
+std::span<const Variant<Conv1x1BackwardItem>> conv1x1_backward_variants() {
+  return kBackward;
+}
 
 RowCut conv1x1_forward_cut(const Shape& x, const Shape& y) {
   return cut_rows(x.n, x.pixels(), wanted_items(x.rows() * x.c * y.c), kTileRows / 2);
@@ -76,6 +87,7 @@ void conv1x1_forward(const Context& context, const Conv1x1Forward& args) {
   require(x.n == y.n && x.h == y.h && x.w == y.w, "conv1x1: x and y differ in size");
   if (args.x_out) require_same("x_out", args.x_out.shape, x);
   if (args.x.skip) require_same("skip", args.x.skip.shape, x);
+  require_sums("sums", args.sums, args.cut.items(), y);
   const auto item = pick(conv1x1_forward_variants(), context.isa).function;
   context.workers->run(args.cut.items(), [&](int slot, int worker) {
     item(args, slot, context.worker_scratch(worker));
@@ -89,8 +101,8 @@ Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy) {
   const int64_t items = wanted_items(2 * rows * x.c * dy.c);
   const double balanced = std::sqrt(static_cast<double>(items) * dy.c / static_cast<double>(rows));
   const int panels = ceil_div(dy.c, kWideBlock);
-  const int groups = std::clamp(static_cast<int>(std::lround(balanced)), 1,
-                                std::min(kMaxChannelGroups, panels));
+  const int groups =
+      std::clamp(static_cast<int>(std::lround(balanced)), 1, std::min(kMaxChannelGroups, panels));
   const int64_t slots = std::min(std::max<int64_t>(1, items / groups),
                                  std::max<int64_t>(1, kMaxSlotFloats / (int64_t{x.c} * dy.c)));
   return {cut_rows(x.n, x.pixels(), slots, kTileRows / 2), groups};
@@ -106,14 +118,19 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
   require_channels("dw's input side", args.dw.k, x.c);
   require_channels("dw's output side", args.dw.n, dy.c);
   require(x.n == dy.n && x.h == dy.h && x.w == dy.w, "conv1x1: x and dy differ in size");
+  require(x.blocks() == 1, "conv1x1: x has ", x.blocks(), " channel blocks, expected NHWC");
+  require(args.channel_groups >= 1 && args.channel_groups <= args.dw.panels(),
+          "conv1x1: ", args.channel_groups, " channel groups, expected 1 to ", args.dw.panels());
   if (args.dx) {
+    require(!args.dx.y || args.dx.sums, "conv1x1: dx goes through a batch norm and needs its sums");
+    require_sums("dx.sums", args.dx.sums, args.cut.items(), x);
     require_same("dx", args.dx.dz.shape, Shape::nhwc(x.n, x.h, x.w, x.c));
     require_channels("wt's input side", args.wt.k, dy.c);
     require_channels("wt's output side", args.wt.n, x.c);
   }
   const auto item = pick(conv1x1_backward_variants(), context.isa).function;
-  const auto join = pick(std::span<const Variant<Conv1x1BackwardItem>>(kBackwardJoin), context.isa)
-                        .function;
+  const auto join =
+      pick(std::span<const Variant<Conv1x1BackwardItem>>(kBackwardJoin), context.isa).function;
   context.workers->run_staged(
       args.cut.items(), args.channel_groups,
       [&](int slot, int group, int worker) {

@@ -34,14 +34,14 @@ void conv1x1_forward(const Context& context, const Conv1x1Forward& args);
 //   dx[r,i] = sum over o of dy[r,o] w[i,o],   dw[i,o] += sum over r of x[r,i] dy[r,o].
 struct Conv1x1Backward {
   DeferredGrad dy;         // [N,H,W,Cout]
-  Deferred x;              // [N,H,W,Cin]
+  Deferred x;              // [N,H,W,Cin], NHWC
   Packed<const float> wt;  // [Cout,Cin], the transpose of w; unused without dx
   InputGrad dx;            // [N,H,W,Cin] out; or empty
   Packed<float> dw;        // [Cin,Cout] accumulated
   float* dx_partial;       // [channel_groups][N,H,W,Cin] work; unused if channel_groups = 1
   float* dw_slots;         // [cut.items()][Cin,Cout] work; unused if cut.items() = 1
   RowCut cut;
-  int channel_groups;      // of dy's channel panels
+  int channel_groups;  // of dy's channel panels
 };
 
 struct Conv1x1BackwardCut {
@@ -50,8 +50,8 @@ struct Conv1x1BackwardCut {
 };
 Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy);
 size_t conv1x1_backward_scratch(const Shape& x);
-// Overwrites dx.dz and dx.sums (a slot for each row range), accumulates dw. Parallel over row ranges
-// and channel groups.
+// Overwrites dx.dz and dx.sums (a slot for each row range), accumulates dw. Parallel over row
+// ranges and channel groups.
 void conv1x1_backward(const Context& context, const Conv1x1Backward& args);
 
 // One work item of a pass. `slot` is the row range, `group` the channel group.

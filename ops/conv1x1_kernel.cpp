@@ -9,16 +9,17 @@ Conv1x1BackwardItem conv1x1_backward, conv1x1_backward_join;
 
 void conv1x1_forward(const Conv1x1Forward& args, int slot, float* scratch) {
   const Shape& shape = args.x.y.shape;
-  const RowCut::Range range =
-      args.cut.item(slot, shape.n, shape.pixels());
+  const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
   // A chunk of the depth may span several blocks of a wide tensor.
   const auto load = [&](const TileRows& rows, int k0, int depth, float* tile, int ld) {
     for (int k = 0; k < depth; k += shape.block) {
       const int left = round_up(depth - k, kLane);
-      load_rows(args.x, args.x_out, rows, k0 + k, left < shape.block ? left : shape.block, tile + k, ld);
+      load_rows(args.x, args.x_out, rows, k0 + k, left < shape.block ? left : shape.block, tile + k,
+                ld);
     }
   };
-  forward_rows({args.w, args.y, args.pivot, args.sums}, range.begin, range.end, slot, scratch, load);
+  forward_rows({args.w, args.y, args.pivot, args.sums}, range.begin, range.end, slot, scratch,
+               load);
 }
 
 void conv1x1_backward(const Conv1x1Backward& args, int slot, int group, float* scratch) {
@@ -28,12 +29,12 @@ void conv1x1_backward(const Conv1x1Backward& args, int slot, int group, float* s
   });
 }
 
-// After the channel groups of a row range: adds their partial sums in order and applies the epilogue.
+// After the channel groups of a row range: adds their partial sums in order and applies the
+// epilogue.
 void conv1x1_backward_join(const Conv1x1Backward& args, int slot, int, float* scratch) {
   const Shape& shape = args.dx.dz.shape;
   const ptrdiff_t ld = shape.padded_c();
-  const RowCut::Range range =
-      args.cut.item(slot, shape.n, shape.pixels());
+  const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
   Scratch memory(scratch);
   float* dx = memory.take(kTileRows * ld);
   float* sums = args.dx.sums ? memory.take(2 * ld) : nullptr;

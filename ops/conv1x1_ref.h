@@ -9,8 +9,8 @@ namespace mbconv::ops::ref {
 
 // y[m,n] = sum over k of x[m,k] w[k,n], added to y if `accumulate`.
 template <class T>
-void conv1x1_forward(int m, int k, int n, const T* x, ptrdiff_t ldx, const T* w, ptrdiff_t ldw, T* y,
-                     ptrdiff_t ldy, bool accumulate = false) {
+void conv1x1_forward(int m, int k, int n, const T* x, ptrdiff_t ldx, const T* w, ptrdiff_t ldw,
+                     T* y, ptrdiff_t ldy, bool accumulate = false) {
   for (int i = 0; i < m; ++i) {
     for (int j = 0; j < n; ++j) {
       T sum = accumulate ? y[i * ldy + j] : T(0);

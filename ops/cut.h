@@ -7,8 +7,8 @@
 
 namespace mbconv::ops {
 
-// How a pass is cut into work items: by shape alone, never by the number of threads, so that partial
-// sums and therefore results are the same for any number of threads.
+// How a pass is cut into work items: by shape alone, never by the number of threads, so that
+// partial sums and therefore results are the same for any number of threads.
 
 // More items than this per pass would feed no machine better: 4 for each of 128 cores.
 inline constexpr int kMaxItems = 512;
@@ -20,10 +20,11 @@ inline constexpr int kTileRows = 96;
 // Depth of a product done at once; longer ones continue from a tile of partial results.
 inline constexpr int kTileDepth = 384;
 
-// Rows of a tensor, [N * H * W], in contiguous ranges: groups of whole images, or parts of an image.
+// Rows of a tensor, [N * H * W], in contiguous ranges: groups of whole images, or parts of an
+// image.
 struct RowCut {
-  int images = 1;         // of a group; the last group may have fewer
-  int parts = 1;          // of a group's rows; more than one only where images = 1
+  int images = 1;  // of a group; the last group may have fewer
+  int parts = 1;   // of a group's rows; more than one only where images = 1
   int groups = 1;
 
   MBCONV_INLINE constexpr int items() const { return groups * parts; }

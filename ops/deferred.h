@@ -10,12 +10,12 @@ namespace mbconv::ops {
 //   x[n,h,w,c] = f(scale[c] * y[n,h,w,c] + shift[c]) * gate[n,c] + skip[n,h,w,c]
 // exist only tile by tile. Vectors are of y.shape.padded_c() floats, zero in padding lanes.
 struct Deferred {
-  View<const float> y = {};                         // [N,H,W,C] raw output of a convolution
-  const float* scale = nullptr;                // [C] batch norm; both null: the identity
-  const float* shift = nullptr;                // [C]
+  View<const float> y = {};      // [N,H,W,C] raw output of a convolution
+  const float* scale = nullptr;  // [C] batch norm; both null: y is finished, without f
+  const float* shift = nullptr;  // [C]
   Activation activation = Activation::linear;  // f
   const float* gate = nullptr;                 // [N,C] squeeze-excite; null: 1
-  View<const float> skip = {};                      // [N,H,W,C], layout of y; empty: 0
+  View<const float> skip = {};                 // [N,H,W,C], layout of y; empty: 0
 };
 
 // Its twin for gradients: what flows into a batch norm from above, and what is still to be done to
@@ -24,12 +24,12 @@ struct Deferred {
 //   dy = a[c] * dz - b[c] - d[c] * (y - mean[c])
 // (batch-norm backward, Ioffe & Szegedy 2015 section 3, with the two sums already in b and d).
 struct DeferredGrad {
-  View<const float> g = {};                         // [N,H,W,C]; empty: 0
-  const float* gate = nullptr;                 // [N,C]; null: 1
-  const float* offset = nullptr;               // [N,C]; null: 0
-  View<const float> y = {};                         // [N,H,W,C], layout of g; empty: no batch norm, dy = g
-  const float* scale = nullptr;                // [C]
-  const float* shift = nullptr;                // [C]
+  View<const float> g = {};       // [N,H,W,C]; empty: 0
+  const float* gate = nullptr;    // [N,C]; null: 1
+  const float* offset = nullptr;  // [N,C]; null: 0
+  View<const float> y = {};       // [N,H,W,C], layout of g; empty: no batch norm, dy = g
+  const float* scale = nullptr;   // [C]
+  const float* shift = nullptr;   // [C]
   Activation activation = Activation::linear;  // f
   const float* mean = nullptr;                 // [C]
   const float* a = nullptr;                    // [C]
@@ -49,22 +49,24 @@ struct ChannelSums {
 
   MBCONV_INLINE explicit operator bool() const { return data != nullptr; }
   MBCONV_INLINE double* slot(int i) const { return data + ptrdiff_t{i} * 2 * channels; }
-  MBCONV_INLINE static constexpr size_t size(int slots, int channels) { return 2 * static_cast<size_t>(slots) * static_cast<size_t>(channels); }
+  MBCONV_INLINE static constexpr size_t size(int slots, int channels) {
+    return 2 * static_cast<size_t>(slots) * static_cast<size_t>(channels);
+  }
 };
 
 inline constexpr int kMaxTileRows = 256;
 
-// Where the gradient of a pass's input goes. The input is x = f(scale * y + shift) of the batch norm
-// before it, and the epilogue that computes dx turns it at once into the gradient that batch norm
-// wants, adding the skip connection's on the way:
+// Where the gradient of a pass's input goes. The input is x = f(scale * y + shift) of the batch
+// norm before it, and the epilogue that computes dx turns it at once into the gradient that batch
+// norm wants, adding the skip connection's on the way:
 //   dz = (dx + skip) * f'(scale * y + shift),  sums of dz and of dz * (y - mean) * invstd.
 struct InputGrad {
-  View<float> dz = {};                              // [N,H,W,C] out
-  View<const float> skip = {};                      // [N,H,W,C] gradient that by-passed the block; or empty
-  View<const float> y = {};                         // [N,H,W,C] raw input of the batch norm; empty: there
-                                               // is none, dz = dx
-  const float* scale = nullptr;                // [C]
-  const float* shift = nullptr;                // [C]
+  View<float> dz = {};           // [N,H,W,C] out
+  View<const float> skip = {};   // [N,H,W,C] gradient that by-passed the block; or empty
+  View<const float> y = {};      // [N,H,W,C] raw input of the batch norm; empty: there
+                                 // is none, dz = dx
+  const float* scale = nullptr;  // [C]
+  const float* shift = nullptr;  // [C]
   Activation activation = Activation::linear;  // f
   const float* mean = nullptr;                 // [C]
   const float* invstd = nullptr;               // [C]

@@ -29,7 +29,9 @@ constexpr int kPiece = 4096;
 
 }  // namespace
 
-std::span<const Variant<DropoutItem>> dropout_variants() { return kDropout; }
+std::span<const Variant<DropoutItem>> dropout_variants() {
+  return kDropout;
+}
 
 void draw_dropout_mask(Workers& workers, float rate, uint64_t seed, int64_t step, int n, int c,
                        float* mask) {
@@ -43,8 +45,8 @@ void draw_dropout_mask(Workers& workers, float rate, uint64_t seed, int64_t step
   });
 }
 
-void apply_dropout(const Context& context, const float* x, const float* mask, float scale, int count,
-                   float* y) {
+void apply_dropout(const Context& context, const float* x, const float* mask, float scale,
+                   int count, float* y) {
   const auto item = pick(dropout_variants(), context.isa).function;
   context.workers->run(ceil_div(count, kPiece), [&](int piece, int) {
     const int begin = piece * kPiece;

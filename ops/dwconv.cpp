@@ -56,10 +56,21 @@ void check(const Shape& x, const Shape& y, const Packed<const float>& w, int ksi
           ksize * ksize, ",", x.c, "]");
 }
 
+// Slots that no item fills would be added to the statistics all the same.
+void check_sums(const ChannelSums& sums, const DwconvCut& cut, const Shape& of) {
+  require(!sums || (sums.slots == cut.lines.items() && sums.channels == of.padded_c()),
+          "dwconv: sums are [", sums.slots, "][2][", sums.channels, "], expected [",
+          cut.lines.items(), "][2][", of.padded_c(), "]");
+}
+
 }  // namespace
 
-std::span<const Variant<DwconvForwardItem>> dwconv_forward_variants() { return kForward; }
-std::span<const Variant<DwconvBackwardItem>> dwconv_backward_variants() { return kBackward; }
+std::span<const Variant<DwconvForwardItem>> dwconv_forward_variants() {
+  return kForward;
+}
+std::span<const Variant<DwconvBackwardItem>> dwconv_backward_variants() {
+  return kBackward;
+}
 
 Shape dwconv_output(const Shape& x, int stride) {
   Shape y = x;
@@ -76,8 +87,7 @@ DwconvCut dwconv_forward_cut(const Shape& x, int ksize, int stride) {
 
 DwconvCut dwconv_backward_cut(const Shape& x, int ksize, int stride) {
   const Shape y = dwconv_output(x, stride);
-  const int64_t macs =
-      2 * y.rows() * x.c * ksize * ksize + (x.rows() + y.rows()) * x.c * kLoadMacs;
+  const int64_t macs = 2 * y.rows() * x.c * ksize * ksize + (x.rows() + y.rows()) * x.c * kLoadMacs;
   return cut_lines(x.n, x.h, x.padded_c(), macs);
 }
 
@@ -89,6 +99,7 @@ size_t dwconv_scratch(const Shape& x, int ksize) {
 
 void dwconv_forward(const Context& context, const DwconvForward& args) {
   check(args.x.y.shape, args.y.shape, args.w, args.ksize, args.stride);
+  check_sums(args.sums, args.cut, args.y.shape);
   const auto item = pick(dwconv_forward_variants(), context.isa).function;
   const int units = args.cut.units;
   context.workers->run(args.cut.lines.items() * units, [&](int i, int worker) {
@@ -97,14 +108,18 @@ void dwconv_forward(const Context& context, const DwconvForward& args) {
 }
 
 void dwconv_backward(const Context& context, const DwconvBackward& args) {
-  check(args.x.y.shape, args.dy.shape(), {args.w.data, args.w.k, args.w.n}, args.ksize, args.stride);
+  check(args.x.y.shape, args.dy.shape(), {args.w.data, args.w.k, args.w.n}, args.ksize,
+        args.stride);
+  require(args.dx.y && args.dx.sums, "dwconv: dx must go through a batch norm, with its sums");
+  check_sums(args.dx.sums, args.cut, args.x.y.shape);
   const auto item = pick(dwconv_backward_variants(), context.isa).function;
   const int units = args.cut.units;
   context.workers->run(args.cut.lines.items() * units, [&](int i, int worker) {
     item(args, i / units, i % units, context.worker_scratch(worker));
   });
   if (args.cut.lines.items() > 1) {
-    add_slots(*context.workers, args.dw_slots, args.cut.lines.items(), args.dw.size(), args.dw.data);
+    add_slots(*context.workers, args.dw_slots, args.cut.lines.items(), args.dw.size(),
+              args.dw.data);
   }
 }
 

@@ -15,8 +15,8 @@ namespace mbconv::ops {
 //   y[n,i,j,c] = sum over r, t of x[n, i S - top + r, j S - left + t, c] w[r,t,c].
 // Filters are Packed matrices of K * K rows and C columns.
 
-// How a depthwise pass is cut: ranges of image lines (RowCut with lines for rows), times units of at
-// most kWideBlock channels. A range is a slot of the sums.
+// How a depthwise pass is cut: ranges of image lines (RowCut with lines for rows), times units of
+// at most kWideBlock channels. A range is a slot of the sums.
 struct DwconvCut {
   RowCut lines;
   int units = 1;
@@ -30,7 +30,7 @@ struct DwconvForward {
   const float* pivot;     // [C] what is subtracted before summing
   ChannelSums sums;       // out: of y - pivot and its square, a slot for each line range; or empty
   int ksize, stride;
-  DwconvCut cut;          // over output lines
+  DwconvCut cut;  // over output lines
 };
 
 Shape dwconv_output(const Shape& x, int stride);
@@ -45,11 +45,11 @@ struct DwconvBackward {
   DeferredGrad dy;        // [N,OH,OW,C]
   Deferred x;             // [N,H,W,C], without gate and skip; dx.activation is its activation
   Packed<const float> w;  // [K*K,C]
-  InputGrad dx;           // [N,H,W,C] out
+  InputGrad dx;           // [N,H,W,C] out, through a batch norm
   Packed<float> dw;       // [K*K,C] accumulated
   float* dw_slots;        // [cut.lines.items()][K*K,C] work
   int ksize, stride;
-  DwconvCut cut;          // over input lines
+  DwconvCut cut;  // over input lines
 };
 
 DwconvCut dwconv_backward_cut(const Shape& x, int ksize, int stride);

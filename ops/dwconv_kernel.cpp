@@ -70,7 +70,9 @@ struct StoreLine {
 class UnitSums {
  public:
   UnitSums(float* memory, const Unit& unit, const ChannelSums& to, int slot)
-      : sums_(memory), unit_(unit), slot_(to ? to.slot(slot) + unit.c0 : nullptr),
+      : sums_(memory),
+        unit_(unit),
+        slot_(to ? to.slot(slot) + unit.c0 : nullptr),
         channels_(to.channels) {
     clear(sums_, 2 * unit.width);
     if (slot_ == nullptr) return;
@@ -123,7 +125,7 @@ inline void load_line(const Deferred& x, View<float> x_out, int n, int h, const 
       float* pixel = out + ptrdiff_t{w} * unit.width;
       finish_row<decltype(f)>(x.y.data + offset, at(x.scale, unit.c0), at(x.shift, unit.c0), gate,
                               at(x.skip.data, offset), unit.width, pixel);
-      if (x_out) copy_row(pixel, unit.width, x_out.data + offset);
+      if (x_out) store_row(pixel, shape.c - unit.c0, unit.width, x_out.data + offset);
     }
   });
 }
@@ -214,7 +216,8 @@ struct BackwardUnit {
     flipped = memory.take(ptrdiff_t{K} * K * unit.width);
     dflipped = memory.take(ptrdiff_t{K} * K * unit.width);
     clear(dflipped, ptrdiff_t{K} * K * unit.width);
-    for_each_tap(args.w.panel(index), [&](const float* w, ptrdiff_t to) { copy_row(w, unit.width, flipped + to); });
+    for_each_tap(args.w.panel(index),
+                 [&](const float* w, ptrdiff_t to) { copy_row(w, unit.width, flipped + to); });
   }
 
   // Calls body(filter + tap, offset in flipped) for each tap of `filter`, [K*K][width].
@@ -259,7 +262,8 @@ struct BackwardUnit {
         const float* y = args.x.y.data + start + ptrdiff_t{w} * in.block;
         for (int c = 0; c < unit.width; c += kWidth) {
           V z = load(y + c), slope(1.0f);
-          if (scale != nullptr) z = decltype(f)::value(madd(load(scale + c), z, load(shift + c)), slope);
+          if (scale != nullptr)
+            z = decltype(f)::value(madd(load(scale + c), z, load(shift + c)), slope);
           store(a + ptrdiff_t{w} * unit.width + c, z);
           store(derivative + ptrdiff_t{w} * unit.width + c, slope);
         }
@@ -276,8 +280,8 @@ struct BackwardUnit {
       const ptrdiff_t filter = ptrdiff_t{(h + top - S * o) * K + place} * unit.width;
       const float* line = dy.line(o) + ptrdiff_t{taps.start} * unit.width;
       lines.add(line, flipped + filter);
-      dwconv_filter_line<T>(a + ptrdiff_t{d} * unit.width, ptrdiff_t{S} * unit.width, line, taps.pixels,
-                            unit.width, dflipped + filter);
+      dwconv_filter_line<T>(a + ptrdiff_t{d} * unit.width, ptrdiff_t{S} * unit.width, line,
+                            taps.pixels, unit.width, dflipped + filter);
     }
     dwconv_line<T, 1>(lines, taps.pixels,
                       StoreLine{dx + ptrdiff_t{d} * unit.width, ptrdiff_t{S} * unit.width, nullptr,

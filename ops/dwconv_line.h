@@ -31,16 +31,16 @@ struct Lines {
 
 #if defined(__AVX2__)
 
-// Outputs in registers: 14 + 5 taps + 1 input = 20 of 32 (AVX-512), 7 + 5 + 1 = 13 of 16 (AVX2). The
-// map sides of a 224-pixel network are multiples of 7.
+// Outputs in registers: 14 + 5 taps + 1 input = 20 of 32 (AVX-512), 7 + 5 + 1 = 13 of 16 (AVX2).
+// The map sides of a 224-pixel network are multiples of 7.
 #if defined(__AVX512F__)
 constexpr int kOutputs = 14;
 #else
 constexpr int kOutputs = 7;
 #endif
 
-// acc[q] = sum over lines and taps of x[r][(q * S + t)] w[r][t] for one vector of channels: per line
-// (Q - 1) S + T loads of x for Q T FMAs; bound by the FMA ports.
+// acc[q] = sum over lines and taps of x[r][(q * S + t)] w[r][t] for one vector of channels: per
+// line (Q - 1) S + T loads of x for Q T FMAs; bound by the FMA ports.
 template <int Q, int T, int S, class Out>
 inline void dwconv_block(const Lines& lines, int q0, int c, const Out& out) {
   V acc[Q];
@@ -86,8 +86,8 @@ inline void dwconv_line(const Lines& lines, int outputs, const Out& out) {
   }
 }
 
-// dw[t] += sum over q of a[q] dy[q + t], for T taps; pixels of a are `a_stride` floats apart, those of
-// dy and the taps of dw `channels`. T + 1 loads for T FMAs.
+// dw[t] += sum over q of a[q] dy[q + t], for T taps; pixels of a are `a_stride` floats apart, those
+// of dy and the taps of dw `channels`. T + 1 loads for T FMAs.
 template <int T>
 inline void dwconv_filter_line(const float* a, ptrdiff_t a_stride, const float* dy, int pixels,
                                int channels, float* dw) {

@@ -60,8 +60,8 @@ void dwconv_backward_filter(const DwconvSizes& s, const T* x, const T* dy, T* dw
 //   y[q, c] = sum over lines r and taps t of x[r][(q * stride + t), c] w[r][t, c]
 // where x[r] and w[r] point at [pixels, c] and [taps, c].
 template <class T>
-void dwconv_line(const T* const* x, const T* const* w, int lines, int taps, int stride, int q, int c,
-                 int channels, T& y) {
+void dwconv_line(const T* const* x, const T* const* w, int lines, int taps, int stride, int q,
+                 int c, int channels, T& y) {
   y = 0;
   for (int r = 0; r < lines; ++r) {
     for (int t = 0; t < taps; ++t) {

@@ -18,16 +18,9 @@ inline void flush_sums(float* tile_sums, const ChannelSums& sums, int slot) {
   }
 }
 
-inline void clear(double* p, ptrdiff_t count) {
-  for (ptrdiff_t i = 0; i < count; ++i) p[i] = 0.0;
-}
-inline void clear(float* p, ptrdiff_t count) {
-  for (ptrdiff_t i = 0; i < count; ++i) p[i] = 0.0f;
-}
-
-// Output policy of gemm_panel: stores a raw convolution output straight from the registers and, with
-// `sums`, accumulates (y - pivot) and its square per channel. `base` and `offset` place row r, column
-// c at base[offset[r] + c].
+// Output policy of gemm_panel: stores a raw convolution output straight from the registers and,
+// with `sums`, accumulates (y - pivot) and its square per channel. `base` and `offset` place row r,
+// column c at base[offset[r] + c].
 struct StoreOutput {
   float* base;
   const ptrdiff_t* offset;

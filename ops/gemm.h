@@ -1,7 +1,7 @@
 #pragma once
 
-// Matrix-product micro-kernels on tiles in scratch memory, per ISA level (see ops/simd.h): the vector
-// levels here, `generic` through the loops of the reference.
+// Matrix-product micro-kernels on tiles in scratch memory, per ISA level (see ops/simd.h): the
+// vector levels here, `generic` through the loops of the reference.
 
 #include <cstddef>
 
@@ -40,8 +40,8 @@ struct StoreTile {
 
 constexpr int kNV = kNR / kWidth;
 
-// acc[MR][NV] = init + A[MR x k] B[k x NV * kWidth], k in ascending order for every element, so that
-// an element's bits do not depend on the tile it falls in. Per k: NV loads, MR broadcasts from
+// acc[MR][NV] = init + A[MR x k] B[k x NV * kWidth], k in ascending order for every element, so
+// that an element's bits do not depend on the tile it falls in. Per k: NV loads, MR broadcasts from
 // memory, MR * NV FMAs; bound by the FMA ports.
 template <int MR, int NV, class Out>
 inline void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb,
@@ -90,14 +90,15 @@ inline void gemm_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, Ti
   };
   int row = 0;
   for (; row + kMR <= m; row += kMR) {
-    gemm_micro<kMR, NV>(k, a.data + row * a.ld, a.ld, b, ldb, start(row), init.ld, row, column, out);
+    gemm_micro<kMR, NV>(k, a.data + row * a.ld, a.ld, b, ldb, start(row), init.ld, row, column,
+                        out);
   }
-  gemm_remainder<kMR - 1, NV>(m - row, k, a.data + row * a.ld, a.ld, b, ldb, start(row), init.ld, row,
-                              column, out);
+  gemm_remainder<kMR - 1, NV>(m - row, k, a.data + row * a.ld, a.ld, b, ldb, start(row), init.ld,
+                              row, column, out);
 }
 
-// out = init + A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`. `init` may
-// have no data (zero); it must not be what `out` writes unless element by element.
+// out = init + A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`. `init`
+// may have no data (zero); it must not be what `out` writes unless element by element.
 template <class Out>
 inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int panel, Tile init,
                        const Out& out) {
@@ -105,7 +106,8 @@ inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int 
   const float* b = w.panel(panel) + ptrdiff_t{k0} * width;
   const int column = panel * kWideBlock;
   int c = 0;
-  for (; c + kNR <= width; c += kNR) gemm_columns<kNV>(m, k, a, b + c, width, init, column + c, out);
+  for (; c + kNR <= width; c += kNR)
+    gemm_columns<kNV>(m, k, a, b + c, width, init, column + c, out);
   if constexpr (kNV > 2) {
     if (width - c == 2 * kWidth) gemm_columns<2>(m, k, a, b + c, width, init, column + c, out);
     if (width - c == kWidth) gemm_columns<1>(m, k, a, b + c, width, init, column + c, out);
@@ -160,7 +162,8 @@ template <int NV>
 inline void gemm_tn_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, float* dw,
                             ptrdiff_t lddw) {
   int r = 0;
-  for (; r + kMR <= k; r += kMR) gemm_tn_micro<kMR, NV>(m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
+  for (; r + kMR <= k; r += kMR)
+    gemm_tn_micro<kMR, NV>(m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
   gemm_tn_remainder<kMR - 1, NV>(k - r, m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
-// The tile loops of convolutions that are matrix products (1x1, and the stem through im2col), per ISA
-// level (see ops/simd.h):
+// The tile loops of convolutions that are matrix products (1x1, and the stem through im2col), per
+// ISA level (see ops/simd.h):
 //   prologue -> tile in scratch -> micro-kernel -> epilogue.
 
 #include "ops/conv1x1.h"
@@ -62,8 +62,7 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* 
                           const Load& load) {
   const Shape& dy_shape = p.dy.shape();
   const int cin = p.dw.k, ld = round_up(cin, kLane);
-  const RowCut::Range range = p.cut.item(slot, dy_shape.n,
-                                          dy_shape.pixels());
+  const RowCut::Range range = p.cut.item(slot, dy_shape.n, dy_shape.pixels());
   const int first = p.dw.panels() * group / p.channel_groups;
   const int last = p.dw.panels() * (group + 1) / p.channel_groups;
 

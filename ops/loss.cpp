@@ -26,7 +26,9 @@ constexpr Variant<LossItem> kLoss[] = {
 
 }  // namespace
 
-std::span<const Variant<LossItem>> loss_variants() { return kLoss; }
+std::span<const Variant<LossItem>> loss_variants() {
+  return kLoss;
+}
 
 void loss_forward(const Context& context, const Loss& args) {
   const Shape& shape = args.logits.shape;

@@ -18,18 +18,18 @@ struct Loss {
   const float* bias;         // [K], padded
   const int32_t* labels;     // [N], in [0, K)
   float smoothing;
-  View<float> dlogits;       // [N,1,1,K] out; or empty
-  float* dbias;              // [K] accumulated: the sum of dlogits over the images; with dlogits
-  double* loss;              // [N] out
-  int32_t* rank;             // [N] out: classes with a larger logit than the label's
+  View<float> dlogits;  // [N,1,1,K] out; or empty
+  float* dbias;         // [K] accumulated: the sum of dlogits over the images; with dlogits
+  double* loss;         // [N] out
+  int32_t* rank;        // [N] out: classes with a larger logit than the label's
 };
 
-// Overwrites dlogits, loss and rank, accumulates dbias. Parallel over images. Throws Error if a label
-// lies outside [0, K).
+// Overwrites dlogits, loss and rank, accumulates dbias. Parallel over images. Throws Error if a
+// label lies outside [0, K).
 void loss_forward(const Context& context, const Loss& args);
 
-// One image; scratch: padded K floats and one more, where it leaves the sum of exp(z - largest); the
-// logarithm of that is still to be added to loss[n].
+// One image; scratch: padded K floats and one more, where it leaves the sum of exp(z - largest);
+// the logarithm of that is still to be added to loss[n].
 using LossItem = void(const Loss& args, int n, float* scratch);
 std::span<const Variant<LossItem>> loss_variants();
 

@@ -44,8 +44,10 @@ void loss(const Loss& args, int n, float* scratch) {
   const float sum = reduce(z, padded, 0.0f, [](V a, V b) { return a + b; });
 
   args.rank[n] = rank;
-  // largest + log(sum) - (1 - s) z[label] - s / K * sum of z, finished outside of this level's code.
-  args.loss[n] = double{largest} - (1.0 - args.smoothing) * target - args.smoothing / classes * sum_z;
+  // largest + log(sum) - (1 - s) z[label] - s / K * sum of z, finished outside of this level's
+  // code.
+  args.loss[n] =
+      double{largest} - (1.0 - args.smoothing) * target - args.smoothing / classes * sum_z;
   scratch[padded] = sum;
   if (!args.dlogits) return;
   float* dz = args.dlogits.pixel(n, 0, 0);

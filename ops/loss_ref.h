@@ -21,7 +21,8 @@ LossResult<T> loss(const std::vector<T>& z, int label, T smoothing) {
   for (const T v : z) sum += std::exp(v - largest);
   LossResult<T> out{largest + std::log(sum), {}, 0};
   for (size_t k = 0; k < z.size(); ++k) {
-    const T target = (static_cast<int>(k) == label ? T(1) - smoothing : T(0)) + smoothing / T(z.size());
+    const T target =
+        (static_cast<int>(k) == label ? T(1) - smoothing : T(0)) + smoothing / T(z.size());
     out.loss -= target * z[k];
     out.dz.push_back(std::exp(z[k] - largest) / sum - target);
     if (z[k] > z[static_cast<size_t>(label)]) ++out.rank;

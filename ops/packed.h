@@ -8,9 +8,9 @@
 namespace mbconv::ops {
 
 // A K x N matrix in column panels, as matrix-product kernels read it: panel p holds columns
-// [48 p, 48 p + width(p)) row by row, [K][width]. N is rounded up to kLane with zero columns, so the
-// last panel is 16, 32 or 48 wide. Weights of 1x1 convolutions live in this layout, K = Cin,
-// N = Cout, and so do their gradients.
+// [48 p, 48 p + width(p)) row by row, [K][width]. N is rounded up to kLane with zero columns, so
+// the last panel is 16, 32 or 48 wide. Weights of 1x1 convolutions live in this layout, K = Cin, N
+// = Cout, and so do their gradients.
 template <class T>
 struct Packed {
   T* data = nullptr;
@@ -20,9 +20,14 @@ struct Packed {
   MBCONV_INLINE operator Packed<const T>() const { return {data, k, n}; }
   MBCONV_INLINE constexpr int padded_n() const { return round_up(n, kLane); }
   MBCONV_INLINE constexpr int panels() const { return ceil_div(padded_n(), kWideBlock); }
-  MBCONV_INLINE constexpr int width(int p) const { return std::min(kWideBlock, padded_n() - p * kWideBlock); }
+  MBCONV_INLINE constexpr int width(int p) const {
+    const int left = padded_n() - p * kWideBlock;
+    return left < kWideBlock ? left : kWideBlock;
+  }
   MBCONV_INLINE T* panel(int p) const { return data + ptrdiff_t{p} * kWideBlock * k; }
-  MBCONV_INLINE constexpr size_t size() const { return static_cast<size_t>(k) * static_cast<size_t>(padded_n()); }
+  MBCONV_INLINE constexpr size_t size() const {
+    return static_cast<size_t>(k) * static_cast<size_t>(padded_n());
+  }
   // Element (row, column).
   MBCONV_INLINE T& at(int row, int column) const {
     const int p = column / kWideBlock;

@@ -27,7 +27,9 @@ constexpr int kLoadMacs = 10;
 
 }  // namespace
 
-std::span<const Variant<PoolItem>> pool_variants() { return kPool; }
+std::span<const Variant<PoolItem>> pool_variants() {
+  return kPool;
+}
 
 RowCut pool_cut(const Shape& x) {
   const int units = ceil_div(x.padded_c(), kWideBlock);
@@ -62,9 +64,11 @@ void pool_join(const Pool& args, int n) {
   for (int c = 0; c < channels; ++c) {
     mean[c] = c < shape.c ? static_cast<float>(sum[c] / shape.pixels()) : 0.0f;
   }
-  if (args.slopes != nullptr) {
-    std::copy_n(sum + channels, 2 * channels, args.slopes + ptrdiff_t{n} * 2 * channels);
-  }
+  if (args.slopes == nullptr) return;
+  // f'(0) of a padding lane may not be 0.
+  double* slopes = args.slopes + ptrdiff_t{n} * 2 * channels;
+  for (int i = 0; i < 2 * channels; ++i)
+    slopes[i] = i % channels < shape.c ? sum[channels + i] : 0.0;
 }
 
 }  // namespace mbconv::ops

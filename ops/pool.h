@@ -13,8 +13,8 @@ namespace mbconv::ops {
 // Global average pool: mean[n,c] = (1 / HW) sum over h, w of x[n,h,w,c], for the squeeze of
 // squeeze-excite and for the head. With `slopes` it also collects, in the same sweep, what the
 // backward pass of the head's batch norm needs of x = f(z), z = scale y + shift: the sums over the
-// pixels of f'(z) and of f'(z) (y - bn_mean) bn_invstd. (There the gradient of x is the same for all
-// pixels of an image and channel, so that it can be multiplied in later.)
+// pixels of f'(z) and of f'(z) (y - bn_mean) bn_invstd. (There the gradient of x is the same for
+// all pixels of an image and channel, so that it can be multiplied in later.)
 struct Pool {
   Deferred x;              // [N,H,W,C], without gate and skip
   double* partial;         // [N * parts][planes][C] work: sums of x, and the two of `slopes`
@@ -30,7 +30,8 @@ struct Pool {
 
 RowCut pool_cut(const Shape& x);
 constexpr size_t pool_partial_size(const Shape& x, const RowCut& cut, bool slopes) {
-  return static_cast<size_t>(x.n) * static_cast<size_t>(cut.parts * x.padded_c() * (slopes ? 3 : 1));
+  return static_cast<size_t>(x.n) *
+         static_cast<size_t>(cut.parts * x.padded_c() * (slopes ? 3 : 1));
 }
 // Overwrites mean and slopes. Parallel over row ranges and channel units.
 void pool_forward(const Context& context, const Pool& args);

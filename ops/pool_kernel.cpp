@@ -55,9 +55,10 @@ inline void pool_unit(const Pool& args, int slot, int unit) {
     const int first = static_cast<int>(range.begin > base ? range.begin - base : 0);
     const int last =
         static_cast<int>(range.end - base < shape.pixels() ? range.end - base : shape.pixels());
-    double* out = args.partial +
-                  ptrdiff_t{n * args.cut.parts + slot % args.cut.parts} * (kSlopes ? 3 : 1) * channels;
-    for (int plane = 0; plane < (kSlopes ? 3 : 1); ++plane) clear(out + plane * channels + c0, c1 - c0);
+    double* out = args.partial + ptrdiff_t{n * args.cut.parts + slot % args.cut.parts} *
+                                     (kSlopes ? 3 : 1) * channels;
+    for (int plane = 0; plane < (kSlopes ? 3 : 1); ++plane)
+      clear(out + plane * channels + c0, c1 - c0);
     for (int p = first; p < last; p += kMaxTileRows) {
       const int end = p + kMaxTileRows < last ? p + kMaxTileRows : last;
       for (int c = c0; c < c1; c += kWidth) sum_rows<F, kSlopes>(args, n, p, end, c, out, channels);

@@ -58,7 +58,9 @@ void sum_images(const ProjectBackward& args) {
 
 }  // namespace
 
-std::span<const Variant<ProjectBackwardItem>> project_backward_variants() { return kBackward; }
+std::span<const Variant<ProjectBackwardItem>> project_backward_variants() {
+  return kBackward;
+}
 
 ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
   ProjectForwardCut cut;
@@ -80,7 +82,8 @@ void project_forward(const Context& context, const ProjectForward& args) {
   context.workers->run_staged(
       cut.groups, pool.cut.parts * units,
       [&](int group, int i, int worker) {
-        pool_item(pool, group * pool.cut.parts + i / units, i % units, context.worker_scratch(worker));
+        pool_item(pool, group * pool.cut.parts + i / units, i % units,
+                  context.worker_scratch(worker));
       },
       [&](int group, int) {
         const RowCut::Range range = cut.range(group, 0, pool.x.y.shape.n, 1);
@@ -115,7 +118,8 @@ void project_backward(const Context& context, const ProjectBackward& args) {
   const Shape& x = args.x.y.shape;
   require(args.g.shape == x, "project: g must have the layout of x");
   require(args.wt.n == x.c && args.wt.k == args.dy.shape().c && args.dw.k == x.c,
-          "project: weights do not fit x with ", x.c, " and dy with ", args.dy.shape().c, " channels");
+          "project: weights do not fit x with ", x.c, " and dy with ", args.dy.shape().c,
+          " channels");
   const auto item = pick(project_backward_variants(), context.isa).function;
   const auto se = pick(squeeze_excite_backward_input_variants(), context.isa).function;
   const RowCut& cut = args.cut;

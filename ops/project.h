@@ -10,24 +10,25 @@
 namespace mbconv::ops {
 
 // The end of a block: squeeze-excite and the project convolution, where x is the deferred output of
-// the depthwise convolution. Forward, image group by image group without a barrier between them: pool
-// by row ranges and channel units, then squeeze-excite, then the product
+// the depthwise convolution. Forward, image group by image group without a barrier between them:
+// pool by row ranges and channel units, then squeeze-excite, then the product
 //   y[n,p,o] = sum over c of f(scale x + shift)[n,p,c] gate[n,c] w[c,o],
 // so that x crosses memory once while its image stays in cache.
 struct ProjectForward {
-  Pool pool;                // pool.x: the depthwise output, without gate
-  SqueezeExcite se;         // se.mean is pool.mean
-  Conv1x1Forward product;   // product.x: pool.x with gate se.gate; the cuts have the same groups
+  Pool pool;               // pool.x: the depthwise output, without gate
+  SqueezeExcite se;        // se.mean is pool.mean
+  Conv1x1Forward product;  // product.x: pool.x with gate se.gate; the cuts have the same groups
 };
 
 struct ProjectForwardCut {
-  RowCut pool, product;     // of the same image groups
+  RowCut pool, product;  // of the same image groups
 };
 ProjectForwardCut project_forward_cut(const Shape& x, int cout);
 // Overwrites pool.mean, se.u, se.gate, product.y and product.sums.
 void project_forward(const Context& context, const ProjectForward& args);
 
-// Backward. From dy, formed once per tile, with a = f(z), z = scale x + shift, xhat the normalised x:
+// Backward. From dy, formed once per tile, with a = f(z), z = scale x + shift, xhat the normalised
+// x:
 //   g = dy w^T                        the gradient of a * gate, stored for the depthwise backward
 //   dw += (a gate)^T dy
 // and per image and channel, sums over the pixels from which everything that needs a whole image or
@@ -38,18 +39,18 @@ void project_forward(const Context& context, const ProjectForward& args);
 inline constexpr int kGateSums = 5;
 
 struct ProjectBackward {
-  DeferredGrad dy;          // [N,H,W,Cout]
-  Deferred x;               // [N,H,W,C], with gate
-  const float* mean;        // [C] of the batch norm of x
-  const float* invstd;      // [C]
-  Packed<const float> wt;   // [Cout,C]
-  View<float> g;            // [N,H,W,C] out
-  double* gate_sums;        // [N * parts][5][C] out: P0..P4
-  Packed<float> dw;         // [C,Cout] accumulated
-  float* dw_slots;          // [cut.items()][C,Cout] work; unused if cut.items() = 1
-  SqueezeExciteBackward se; // se.dgate is written here from P0
-  float* dgate;             // [N,C] work: what se.dgate points at
-  ChannelSums sums;         // out, one slot: of dz and dz xhat
+  DeferredGrad dy;           // [N,H,W,Cout]
+  Deferred x;                // [N,H,W,C], with gate
+  const float* mean;         // [C] of the batch norm of x
+  const float* invstd;       // [C]
+  Packed<const float> wt;    // [Cout,C]
+  View<float> g;             // [N,H,W,C] out
+  double* gate_sums;         // [N * parts][5][C] out: P0..P4
+  Packed<float> dw;          // [C,Cout] accumulated
+  float* dw_slots;           // [cut.items()][C,Cout] work; unused if cut.items() = 1
+  SqueezeExciteBackward se;  // se.dgate is written here from P0
+  float* dgate;              // [N,C] work: what se.dgate points at
+  ChannelSums sums;          // out, one slot: of dz and dz xhat
   RowCut cut;
   int channel_groups;
 };

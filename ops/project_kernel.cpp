@@ -50,11 +50,11 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int pa
                        int part, Tile dy, float* g, Packed<float> dw) {
   const int channels = args.x.y.shape.padded_c();
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
-  gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0}, StoreTile{g - c0, kWideBlock});
+  gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0},
+             StoreTile{g - c0, kWideBlock});
   for (int r0 = 0, r1; r0 < rows.count; r0 = r1) {
     for (r1 = r0; r1 < rows.count && rows.image[r1] == rows.image[r0];) ++r1;
-    double* sums = args.gate_sums +
-                   ptrdiff_t{rows.image[r0] * parts + part} * kGateSums * channels;
+    double* sums = args.gate_sums + ptrdiff_t{rows.image[r0] * parts + part} * kGateSums * channels;
     for (int c = 0; c < width; c += kWidth) {
       gate_rows<F>(args, rows, r0, r1, c0 + c, g + c, sums, channels);
     }

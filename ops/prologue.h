@@ -31,6 +31,13 @@ inline void copy_row(const float* from, int width, float* to) {
   for (int c = 0; c < width; c += kWidth) store(to + c, load(from + c));
 }
 
+// Stores a finished row, of which `used` channels are no padding: f(0) of a padding lane may not be
+// 0.
+inline void store_row(float* finished, int used, int width, float* to) {
+  if (used < width) clear(finished + used, width - used);
+  copy_row(finished, width, to);
+}
+
 // Prologue of a Deferred tensor: finished values of channels [c0, c0 + width), which lie in one
 // block, of the rows of a tile, to tile[rows][ld]. With `x_out` the values are also written there.
 inline void load_rows(const Deferred& x, View<float> x_out, const TileRows& rows, int c0, int width,
@@ -44,7 +51,7 @@ inline void load_rows(const Deferred& x, View<float> x_out, const TileRows& rows
       float* out = tile + r * ld;
       finish_row<decltype(f)>(x.y.data + offset, at(x.scale, c0), at(x.shift, c0),
                               at(x.gate, image + c0), at(x.skip.data, offset), width, out);
-      if (x_out) copy_row(out, width, x_out.data + offset);
+      if (x_out) store_row(out, shape.c - c0, width, x_out.data + offset);
     }
   });
 }

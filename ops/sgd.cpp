@@ -24,7 +24,9 @@ constexpr Variant<SgdItem> kSgd[] = {
 
 }  // namespace
 
-std::span<const Variant<SgdItem>> sgd_variants() { return kSgd; }
+std::span<const Variant<SgdItem>> sgd_variants() {
+  return kSgd;
+}
 
 void append_segments(size_t begin, size_t size, bool decayed, std::vector<SgdSegment>& segments) {
   for (size_t done = 0; done < size; done += kSgdPiece) {
@@ -35,7 +37,9 @@ void append_segments(size_t begin, size_t size, bool decayed, std::vector<SgdSeg
 double sgd_update(const Context& context, const Sgd& args) {
   const auto item = pick(sgd_variants(), context.isa).function;
   const int segments = static_cast<int>(args.segments.size());
-  context.workers->run(segments, [&](int i, int) { item(args, i); });
+  context.workers->run(segments, [&](int i, int) {
+    item(args, args.segments[static_cast<size_t>(i)], args.squares + i);
+  });
   double sum = 0;
   for (int i = 0; i < segments; ++i) sum += args.squares[i];
   return sum;

@@ -1,5 +1,5 @@
-// One segment of the SGD update at one ISA level: see ops/simd.h. Memory-bound: 3 loads and 3 stores
-// for 4 operations.
+// One segment of the SGD update at one ISA level: see ops/simd.h. Memory-bound: 3 loads and 3
+// stores for 4 operations.
 
 #include "ops/sgd.h"
 
@@ -9,8 +9,7 @@ namespace mbconv::ops::MBCONV_LEVEL {
 
 SgdItem sgd;
 
-void sgd(const Sgd& args, int segment) {
-  const SgdSegment& s = args.segments[static_cast<size_t>(segment)];
+void sgd(const Sgd& args, const SgdSegment& s, double* sum_of_squares) {
   const V decay(s.decayed ? 2.0f * args.decay : 0.0f), lr(args.lr), momentum(args.momentum);
   double squares = 0;
   const size_t end = s.begin + s.size;
@@ -29,7 +28,7 @@ void sgd(const Sgd& args, int segment) {
     store(lanes, sum);
     for (const float lane : lanes) squares += lane;
   }
-  args.squares[segment] = s.decayed ? squares : 0.0;
+  *sum_of_squares = s.decayed ? squares : 0.0;
 }
 
 }  // namespace mbconv::ops::MBCONV_LEVEL

@@ -1,7 +1,7 @@
 #pragma once
 
-// The vector type of one ISA level and what kernels need of it. Kernel sources are compiled once per
-// level, with MBCONV_LEVEL set to the level's name and with its -march, into the namespace
+// The vector type of one ISA level and what kernels need of it. Kernel sources are compiled once
+// per level, with MBCONV_LEVEL set to the level's name and with its -march, into the namespace
 // ops::MBCONV_LEVEL: no symbol of one level can be linked into another. This is the only file that
 // includes xsimd. (xsimd 8.1: its fma does not fuse for AVX-512, and it has no streaming stores.)
 
@@ -21,15 +21,21 @@ namespace {
 #if defined(__AVX512F__)
 
 using V = xsimd::batch<float, xsimd::avx512bw>;
-// Rows and columns of the register tile of matrix products: 8 x 48 = 24 accumulators, 3 registers of
-// B, broadcasts from memory: 27 of 32.
+// Rows and columns of the register tile of matrix products: 8 x 48 = 24 accumulators, 3 registers
+// of B, broadcasts from memory: 27 of 32.
 constexpr int kMR = 8, kNR = 48;
 
 // a * b + c, rounded once.
-inline V madd(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+inline V madd(V a, V b, V c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
 // c - a * b, rounded once.
-inline V nmadd(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
-inline void stream(float* p, V v) { _mm512_stream_ps(p, v); }
+inline V nmadd(V a, V b, V c) {
+  return _mm512_fnmadd_ps(a, b, c);
+}
+inline void stream(float* p, V v) {
+  _mm512_stream_ps(p, v);
+}
 // v * 2^n, where n is an integer stored in the low bits of `biased` = n + 1.5 * 2^23.
 inline V scale_by_power(V v, V biased) {
   const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(biased), 23);
@@ -38,13 +44,19 @@ inline V scale_by_power(V v, V biased) {
 
 #elif defined(__AVX2__)
 
-using V = xsimd::batch<float, xsimd::fma3<xsimd::avx2>>;
+using V = xsimd::batch<float, xsimd::fma3<xsimd::avx2> >;
 // 6 x 16 = 12 accumulators, 2 registers of B, 1 broadcast: 15 of 16.
 constexpr int kMR = 6, kNR = 16;
 
-inline V madd(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
-inline V nmadd(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
-inline void stream(float* p, V v) { _mm256_stream_ps(p, v); }
+inline V madd(V a, V b, V c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline V nmadd(V a, V b, V c) {
+  return _mm256_fnmadd_ps(a, b, c);
+}
+inline void stream(float* p, V v) {
+  _mm256_stream_ps(p, v);
+}
 inline V scale_by_power(V v, V biased) {
   const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(biased), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n));
@@ -55,9 +67,15 @@ inline V scale_by_power(V v, V biased) {
 using V = float;
 constexpr int kMR = 1, kNR = 16;
 
-inline V madd(V a, V b, V c) { return a * b + c; }
-inline V nmadd(V a, V b, V c) { return c - a * b; }
-inline void stream(float* p, V v) { *p = v; }
+inline V madd(V a, V b, V c) {
+  return a * b + c;
+}
+inline V nmadd(V a, V b, V c) {
+  return c - a * b;
+}
+inline void stream(float* p, V v) {
+  *p = v;
+}
 
 #endif
 
@@ -66,23 +84,43 @@ inline void stream(float* p, V v) { *p = v; }
 constexpr int kWidth = static_cast<int>(V::size);
 
 // `p` may have any alignment of a float: tiles begin at odd origins.
-inline V load(const float* p) { return V::load_unaligned(p); }
-inline void store(float* p, V v) { v.store_unaligned(p); }
+inline V load(const float* p) {
+  return V::load_unaligned(p);
+}
+inline void store(float* p, V v) {
+  v.store_unaligned(p);
+}
 // If one argument is NaN the result is `b`: keep the value under test second.
-inline V max(V a, V b) { return xsimd::max(a, b); }
-inline V min(V a, V b) { return xsimd::min(a, b); }
+inline V max(V a, V b) {
+  return xsimd::max(a, b);
+}
+inline V min(V a, V b) {
+  return xsimd::min(a, b);
+}
 // x > 0 ? a : b, lane by lane.
-inline V if_positive(V x, V a, V b) { return xsimd::select(x > V(0.0f), a, b); }
+inline V if_positive(V x, V a, V b) {
+  return xsimd::select(x > V(0.0f), a, b);
+}
 
 #else
 
 constexpr int kWidth = 1;
 
-inline V load(const float* p) { return *p; }
-inline void store(float* p, V v) { *p = v; }
-inline V max(V a, V b) { return a > b ? a : b; }
-inline V min(V a, V b) { return a < b ? a : b; }
-inline V if_positive(V x, V a, V b) { return x > 0.0f ? a : b; }
+inline V load(const float* p) {
+  return *p;
+}
+inline void store(float* p, V v) {
+  *p = v;
+}
+inline V max(V a, V b) {
+  return a > b ? a : b;
+}
+inline V min(V a, V b) {
+  return a < b ? a : b;
+}
+inline V if_positive(V x, V a, V b) {
+  return x > 0.0f ? a : b;
+}
 
 #endif
 

@@ -58,7 +58,8 @@ void squeeze_excite_forward(const SqueezeExcite& args, int n) {
   copy_row(args.b2, args.padded, gate);
   for (int r = 0; r < args.reduced; ++r) {
     u[r] = args.b1[r] + dot(args.w1 + ptrdiff_t{r} * args.padded, mean, args.padded);
-    axpy(activate(args.activation, u[r]).value, args.w2 + ptrdiff_t{r} * args.padded, args.padded, gate);
+    axpy(activate(args.activation, u[r]).value, args.w2 + ptrdiff_t{r} * args.padded, args.padded,
+         gate);
   }
   for (int c = 0; c < args.padded; c += kWidth) store(gate + c, sigmoid(load(gate + c)));
   clear(gate + args.channels, args.padded - args.channels);

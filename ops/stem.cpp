@@ -43,8 +43,12 @@ void check(int h, int w, const Shape& y, int depth, int channels) {
 
 }  // namespace
 
-std::span<const Variant<StemForwardItem>> stem_forward_variants() { return kForward; }
-std::span<const Variant<StemBackwardItem>> stem_backward_variants() { return kBackward; }
+std::span<const Variant<StemForwardItem>> stem_forward_variants() {
+  return kForward;
+}
+std::span<const Variant<StemBackwardItem>> stem_backward_variants() {
+  return kBackward;
+}
 
 Shape stem_output(int n, int h, int w, int channels) {
   return Shape::nhwc(n, same_padding(h, 3, 2).outputs, same_padding(w, 3, 2).outputs, channels);
@@ -76,7 +80,8 @@ void stem_backward(const Context& context, const StemBackward& args) {
     item(args, slot, context.worker_scratch(worker));
   });
   if (args.cut.items() > 1) {
-    add_slots(*context.workers, args.slots, args.cut.items(), args.dfilter.size(), args.dfilter.data);
+    add_slots(*context.workers, args.slots, args.cut.items(), args.dfilter.size(),
+              args.dfilter.data);
   }
 }
 

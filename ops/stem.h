@@ -17,13 +17,13 @@ namespace mbconv::ops {
 inline constexpr int kStemDepth = 27;
 
 struct StemForward {
-  const float* x;         // [N,H,W,3], dense
-  int h, w;               // H, W
+  const float* x;              // [N,H,W,3], dense
+  int h, w;                    // H, W
   Packed<const float> filter;  // [27,Cout]
-  View<float> y;          // [N,OH,OW,Cout] out, raw, NHWC
-  const float* pivot;     // [Cout] what is subtracted before summing
-  ChannelSums sums;       // out: of y - pivot and its square, a slot for each item; or empty
-  RowCut cut;             // over the rows of y
+  View<float> y;               // [N,OH,OW,Cout] out, raw, NHWC
+  const float* pivot;          // [Cout] what is subtracted before summing
+  ChannelSums sums;            // out: of y - pivot and its square, a slot for each item; or empty
+  RowCut cut;                  // over the rows of y
 };
 
 // NHWC output shape for pictures of h x w.
@@ -36,7 +36,7 @@ void stem_forward(const Context& context, const StemForward& args);
 
 // dw[k,o] += sum over pixels of im2col(x)[k] dy[o]. There is no gradient for the picture.
 struct StemBackward {
-  const float* x;         // [N,H,W,3]
+  const float* x;  // [N,H,W,3]
   int h, w;
   DeferredGrad dy;        // [N,OH,OW,Cout]
   Packed<float> dfilter;  // [27,Cout] accumulated

@@ -25,6 +25,13 @@ class Scratch {
   float* next_;
 };
 
+inline void clear(double* p, ptrdiff_t count) {
+  for (ptrdiff_t i = 0; i < count; ++i) p[i] = 0.0;
+}
+inline void clear(float* p, ptrdiff_t count) {
+  for (ptrdiff_t i = 0; i < count; ++i) p[i] = 0.0f;
+}
+
 // A run of consecutive rows [begin, begin + count) of tensors of `pixels` rows an image. Row r of a
 // tensor is pixel r % pixels of image r / pixels, so a tile may straddle images.
 struct TileRows {

@@ -8,7 +8,8 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
-// e^-z for |z| <= 87, clamped beyond; relative error below 4e-7.
+// e^-z for |z| <= 87, clamped beyond; relative error below 3e-7 + 1.3e-8 |z|, the second term from
+// rounding log2(e).
 #if defined(__AVX2__)
 inline V exp_minus(V z) {
   // 2^t = 2^n 2^f with t = -z log2(e), n = round(t), |f| <= 1/2. Adding 1.5 * 2^23 rounds t to an
@@ -33,9 +34,12 @@ inline V exp_minus(V z) {
 #endif
 
 // 1 / (1 + e^-z): absolute error below 2e-7. True division, so that levels round alike.
-inline V sigmoid(V z) { return V(1.0f) / (V(1.0f) + exp_minus(z)); }
+inline V sigmoid(V z) {
+  return V(1.0f) / (V(1.0f) + exp_minus(z));
+}
 
-// The activations as policies: value f(z), and f(z) with f'(z).
+// The activations as policies: value f(z), and f(z) with f'(z). Of swish, the relative error of the
+// value is that of exp_minus, the absolute error of the derivative below 3e-7.
 struct Linear {
   static V value(V z) { return z; }
   static V value(V z, V& derivative) {
@@ -46,9 +50,10 @@ struct Linear {
 struct Swish {
   static V value(V z) { return z / (V(1.0f) + exp_minus(z)); }
   static V value(V z, V& derivative) {
-    const V s = sigmoid(z);
+    const V e = exp_minus(z);
+    const V s = V(1.0f) / (V(1.0f) + e);
     const V a = z * s;
-    derivative = nmadd(a, s, s + a);  // s + a (1 - s)
+    derivative = s * madd(a, e, V(1.0f));  // s (1 + z (1 - s)) with 1 - s = e s: no cancellation
     return a;
   }
 };
@@ -87,12 +92,18 @@ struct Sigmoid {
 template <class Body>
 inline void with_activation(Activation activation, const Body& body) {
   switch (activation) {
-    case Activation::linear: return body(Linear());
-    case Activation::swish: return body(Swish());
-    case Activation::relu: return body(Relu());
-    case Activation::relu6: return body(Relu6());
-    case Activation::leaky_relu: return body(LeakyRelu());
-    case Activation::sigmoid: return body(Sigmoid());
+    case Activation::linear:
+      return body(Linear());
+    case Activation::swish:
+      return body(Swish());
+    case Activation::relu:
+      return body(Relu());
+    case Activation::relu6:
+      return body(Relu6());
+    case Activation::leaky_relu:
+      return body(LeakyRelu());
+    case Activation::sigmoid:
+      return body(Sigmoid());
   }
 }
 

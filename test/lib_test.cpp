@@ -59,7 +59,8 @@ TEST_CASE("arena: buffers that live together never overlap, others share") {
     const int first = static_cast<int>(rng.below(20));
     const int last = first + static_cast<int>(rng.below(5));
     const size_t count = 1 + rng.below(1000);
-    lives.push_back({arena.add<float>("b" + std::to_string(i), count, first, last), count, first, last});
+    lives.push_back(
+        {arena.add<float>("b" + std::to_string(i), count, first, last), count, first, last});
     sum += count * sizeof(float);
   }
   arena.plan();

@@ -1,0 +1,234 @@
+#include "ops/conv1x1.h"
+
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "lib/error.h"
+#include "test/inputs.h"
+#include "test/op_test.h"
+#include "test/oracle.h"
+#include "test/shapes.h"
+
+using namespace mbconv;
+using namespace mbconv::test;
+using ops::Activation;
+
+namespace {
+
+struct Case {
+  std::string name;
+  Shape x, y;
+  Pending pending;
+  bool x_out = false, sums = true;
+  ops::RowCut cut = {0, 0, 0};  // as the op cuts, if no groups
+};
+
+Shape shape(const Map& m, int channels, bool wide) {
+  return wide ? Shape::wide(m.n, m.h, m.w, channels) : Shape::nhwc(m.n, m.h, m.w, channels);
+}
+
+class Forward {
+ public:
+  Memory memory;
+
+  Forward(const Case& c, Values values) {
+    Inputs in(memory, values, static_cast<uint64_t>(c.x.c * 1000 + c.y.c));
+    args_.x = in.deferred(c.x, c.pending);
+    if (c.x_out) args_.x_out = {memory.output<float>(c.x.size()), c.x};
+    args_.w = in.weights(c.x.c, c.y.c);
+    args_.y = {memory.output<float>(c.y.size()), c.y};
+    args_.pivot = in.vector(c.y, -0.5f, 0.5f);
+    args_.cut = c.cut.groups > 0 ? c.cut : ops::conv1x1_forward_cut(c.x, c.y);
+    if (c.sums) args_.sums = in.sums(args_.cut.items(), c.y.padded_c());
+
+    x_ = finished(args_.x);
+    const Dense<Tracked> w = unpack<Tracked>(args_.w);
+    y_ = Dense<Tracked>({c.y.n, c.y.pixels(), c.y.c});
+    ops::ref::conv1x1_forward(static_cast<int>(c.x.rows()), c.x.c, c.y.c, x_.values.data(), c.x.c,
+                              w.values.data(), c.y.c, y_.values.data(), c.y.c);
+    sums_ =
+        batch_sums(y_, args_.pivot, args_.cut.items(), slots_of_rows(args_.cut, c.y, c.y.pixels()));
+  }
+
+  size_t scratch() const { return ops::conv1x1_forward_scratch(args_.x.y.shape, args_.y.shape); }
+  void run(const ops::Context& context) { ops::conv1x1_forward(context, args_); }
+
+  void check(double c) const {
+    check_close("y", unpack(args_.y), y_, c);
+    CHECK_MESSAGE(padding_is_zero(args_.y), "y is not zero in its padding");
+    if (args_.x_out) {
+      check_close("x_out", unpack(args_.x_out), x_, c);
+      CHECK_MESSAGE(padding_is_zero(args_.x_out), "x_out is not zero in its padding");
+    }
+    if (!args_.sums) return;
+    const int channels = args_.y.shape.c;
+    check_close("sums", unpack(args_.sums, channels), sums_, c);
+    CHECK_MESSAGE(padding_is_zero(args_.sums, channels), "sums are not zero in their padding");
+  }
+
+  ops::Conv1x1Forward args_;
+
+ private:
+  Dense<Tracked> x_, y_, sums_;
+};
+
+// What the network does with 1x1 convolutions.
+std::vector<Case> network_cases() {
+  const Pending normalised{true, Activation::linear},
+      skipped{true, Activation::linear, false, true};
+  const Pending gated{true, Activation::swish, true}, finished{false};
+  std::vector<Case> cases = {
+      {"project 48->16", shape({1, 4, 4}, 48, true), shape({1, 4, 4}, 16, false), gated},
+      {"expand 16->96 with skip", shape({2, 3, 3}, 16, false), shape({2, 3, 3}, 96, true), skipped,
+       true},
+      {"classifier 40->10", shape({5, 1, 1}, 40, false), shape({5, 1, 1}, 10, false), finished,
+       false, false},
+      {"depth 400", shape({1, 3, 3}, 400, false), shape({1, 3, 3}, 24, false), normalised, true},
+      {"depth 432, wide", shape({1, 3, 3}, 432, true), shape({1, 3, 3}, 40, false), gated},
+      {"depth 384", shape({1, 3, 3}, 384, true), shape({1, 3, 3}, 16, false), gated},
+      {"depth 1152 -> 320", shape({1, 2, 2}, 1152, true), shape({1, 2, 2}, 320, false), gated},
+      {"head 112->1280", shape({1, 2, 2}, 112, false), shape({1, 2, 2}, 1280, false), normalised},
+      {"classifier 1280->1000", shape({2, 1, 1}, 1280, false), shape({2, 1, 1}, 1000, false),
+       finished, false, false},
+      {"the op's own cut", shape({1, 56, 56}, 24, false), shape({1, 56, 56}, 48, true), normalised},
+      {"wide to wide", shape({2, 5, 7}, 144, true), shape({2, 5, 7}, 96, true), gated, true},
+  };
+  for (const Block& b : kBlocks) {
+    const std::string size = std::to_string(b.expanded);
+    if (b.expanded > 600) continue;  // covered above on fewer pixels
+    cases.push_back({"expand to " + size, shape(b.map, b.cin, false),
+                     shape(b.map, b.expanded, true), normalised});
+    cases.push_back(
+        {"project " + size, shape(b.map, b.expanded, true), shape(b.map, b.cout, false), gated});
+  }
+  return some(cases, 5);
+}
+
+// Sums of up to 1280 terms, and the error of an activation in each.
+constexpr double kTolerance = 3;
+
+}  // namespace
+
+TEST_CASE("conv1x1: matches reference") {
+  for (const Case& c : network_cases()) {
+    CAPTURE(c.name);
+    Forward forward(c, Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+  }
+  for (const Activation f : ops::kActivations) {
+    CAPTURE(std::string(name(f)));
+    Forward forward(
+        {"activation", shape({2, 3, 3}, 24, false), shape({2, 3, 3}, 24, false), {true, f}, true},
+        Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+  }
+  for (const Map& m : some(kMaps, 3)) {
+    CAPTURE(m.h);
+    Forward forward({"map",
+                     shape(m, 56, false),
+                     shape(m, 88, false),
+                     {true, Activation::swish, true, true},
+                     true},
+                    Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+  }
+}
+
+TEST_CASE("conv1x1: tails and misalignment") {
+  // Channels from one to two AVX-512 vectors and one, both sides; then widths of the last panel.
+  const int last = small_run() ? 5 : 33;
+  for (int c = 1; c <= last; ++c) {
+    CAPTURE(c);
+    Forward forward(
+        {"", shape({1, 3, 3}, c, false), shape({1, 3, 3}, last + 1 - c, false), {}, true},
+        Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+  }
+  for (const int c : some(std::vector<int>{49, 63, 64, 65, 80, 81, 97, 112, 113, 145}, 2)) {
+    CAPTURE(c);
+    Forward forward({"", shape({1, 2, 3}, 17, false), shape({1, 2, 3}, c, false), {}},
+                    Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+  }
+  // Rows: register tiles with every remainder, and tiles of scratch memory around kTileRows.
+  std::vector<int> rows = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10,  11,
+                           12, 13, 14, 15, 16, 17, 95, 96, 97, 191, 193};
+  for (const int r : some(rows, 9)) {
+    CAPTURE(r);
+    Forward forward({"", shape({1, 1, r}, 9, false), shape({1, 1, r}, 24, false), {}, true},
+                    Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+  }
+}
+
+TEST_CASE("conv1x1: exact on small integers") {
+  for (Case c : some(network_cases(), 3)) {
+    if (c.x.c > 500) continue;  // squares of longer sums leave the exact range
+    CAPTURE(c.name);
+    c.pending.activation = Activation::relu;
+    Forward forward(c, Values::integers);
+    check_exact(ops::conv1x1_forward_variants(), forward);
+  }
+}
+
+namespace {
+
+// Work items in numbers and sizes that the op would not choose for tensors this small.
+std::vector<Case> cut_cases() {
+  const Pending all{true, Activation::swish, true, true};
+  const auto with = [&](const char* name, const Map& m, ops::RowCut cut) {
+    return Case{name, shape(m, 48, true), shape(m, 40, false), all, true, true, cut};
+  };
+  return some({with("3 parts of each image", {3, 5, 7}, {1, 3, 3}),
+               with("5 parts of each image, tiles not full", {2, 8, 8}, {1, 5, 2}),
+               with("groups of 2 images, the last of 1", {5, 3, 3}, {2, 1, 3}),
+               with("one item of several tiles that straddle images", {3, 7, 7}, {3, 1, 1})},
+              2);
+}
+
+}  // namespace
+
+TEST_CASE("conv1x1: any cut gives the same sums") {
+  for (const Case& c : cut_cases()) {
+    CAPTURE(c.name);
+    Forward forward(c, Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+  }
+}
+
+TEST_CASE("conv1x1: writes only its output") {
+  for (const std::vector<Case>& cases : {cut_cases(), some(network_cases(), 5)}) {
+    for (const Case& c : cases) {
+      CAPTURE(c.name);
+      Forward forward(c, Values::reals);
+      check_writes_only_its_output(ops::conv1x1_forward_variants(), forward);
+    }
+  }
+}
+
+TEST_CASE("conv1x1: thread count") {
+  for (const Case& c : cut_cases()) {
+    CAPTURE(c.name);
+    Forward forward(c, Values::reals);
+    check_thread_count(ops::conv1x1_forward_variants(), forward);
+  }
+}
+
+TEST_CASE("conv1x1: refuses shapes that do not fit together") {
+  Forward forward({"", shape({1, 2, 2}, 16, false), shape({1, 2, 2}, 24, false), {}, true},
+                  Values::reals);
+  const ops::Context context{Isa::generic, &workers(1), nullptr, 0};
+  const auto refused = [&](const auto& change) {
+    ops::Conv1x1Forward args = forward.args_;
+    change(args);
+    CHECK_THROWS_AS(ops::conv1x1_forward(context, args), Error);
+  };
+  refused([](auto& a) { a.w.k = 17; });
+  refused([](auto& a) { a.w.n = 40; });
+  refused([](auto& a) { a.y.shape.h = 3; });
+  refused([](auto& a) { a.x_out.shape.c = 8; });
+  refused([](auto& a) { a.sums.slots = 2; });
+  refused([](auto& a) { a.sums.channels = 24; });
+  refused([](auto& a) { a.x.skip = {a.x.y.data, Shape::nhwc(1, 2, 2, 32)}; });
+}
