@@ -43,6 +43,12 @@ void Arena::plan() {
   }
 }
 
+Arena::Id Arena::largest() const {
+  const auto largest = std::max_element(
+      slots_.begin(), slots_.end(), [](const Slot& a, const Slot& b) { return a.bytes < b.bytes; });
+  return static_cast<Id>(largest - slots_.begin());
+}
+
 size_t Arena::bytes_alive(int pass) const {
   size_t sum = 0;
   for (const Slot& s : slots_) {

@@ -31,6 +31,10 @@ class Arena {
   // A table of the plan for people: name, MiB, first and last pass, offset.
   std::string describe() const;
 
+  // The largest buffer: memory that is big and, between steps, idle.
+  Id largest() const;
+  size_t bytes(Id id) const { return slots_[static_cast<size_t>(id)].bytes; }
+
   void allocate() { buffer_ = Buffer(bytes_); }
   template <class T>
   T* data(Id id) const {

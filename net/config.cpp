@@ -136,6 +136,7 @@ Counts count(const NetworkConfig& network) {
   const int64_t dense = int64_t{network.head_channels} * network.model.classes;
   n.parameters += dense + network.model.classes;
   n.macs += dense;
+  n.inference_macs = n.macs;
   n.training_macs = 3 * n.macs - stem_macs;
   for (const BlockConfig& b : network.blocks) n.macs += 2 * int64_t{b.reduced} * b.expanded;
   return n;

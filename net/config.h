@@ -58,7 +58,8 @@ struct Counts {
   int64_t parameters;  // trainable
   int64_t buffers;     // running means and variances
   int64_t macs;        // multiply-adds of a forward pass of one image, convolutions and classifier
-  int64_t training_macs;  // forward, input and filter gradients; squeeze-excite not counted
+  int64_t inference_macs;  // forward; squeeze-excite not counted
+  int64_t training_macs;   // forward, input and filter gradients; squeeze-excite not counted
 };
 Counts count(const NetworkConfig& network);
 

@@ -52,9 +52,13 @@ EfficientNet::EfficientNet(const NetworkConfig& config, int batch, Mode mode, Wo
   plan_.add("scratch", context_.scratch_floats * static_cast<size_t>(workers.threads()), 0,
             plan_.end(), context_.scratch);
   plan_.allocate();
+  context_.profile = &plan_.profile();
   if (!plan_.training()) return;
   for (const auto& block : blocks_) block->append_transposes(transposes_);
   head_.append_transposes(transposes_);
+  loss_cost_ = profile().add({"loss", "loss", 0, 0, batch, 1.0 / batch});
+  const int items = static_cast<int>(transposes_.size());
+  transpose_cost_ = profile().add({"transposes", "transposes", 0, 0, items, 1.0 / items});
 }
 
 void EfficientNet::forward_layers(const float* images, const DropoutKey* training) {
@@ -82,7 +86,11 @@ BatchResult EfficientNet::loss(std::span<const int32_t> labels, float smoothing)
 
 BatchResult EfficientNet::backward(const float* images, std::span<const int32_t> labels,
                                    float smoothing) {
-  const BatchResult result = head_.loss(context_, labels, smoothing, true);
+  BatchResult result;
+  {
+    const Profile::Scope scope(context_.profile, loss_cost_);
+    result = head_.loss(context_, labels, smoothing, true);
+  }
   transpose_weights();
   head_.backward(context_);
   for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block)
@@ -91,7 +99,13 @@ BatchResult EfficientNet::backward(const float* images, std::span<const int32_t>
   return result;
 }
 
+std::span<float> EfficientNet::idle_memory() const {
+  const Arena::Id id = memory().largest();
+  return {memory().data<float>(id), memory().bytes(id) / sizeof(float)};
+}
+
 void EfficientNet::transpose_weights() {
+  const Profile::Scope scope(context_.profile, transpose_cost_);
   context_.workers->run(static_cast<int>(transposes_.size()), [&](int i, int) {
     const Transpose& t = transposes_[static_cast<size_t>(i)];
     ops::transpose(t.w, t.wt);

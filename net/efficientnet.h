@@ -32,6 +32,10 @@ class EfficientNet {
   const Parameters& parameters() const { return parameters_; }
   const Arena& memory() const { return plan_.arena(); }
   const ops::Context& context() const { return context_; }
+  // Memory that holds nothing between steps: its largest buffer of activations.
+  std::span<float> idle_memory() const;
+  // What passes cost, and the times they took while it is enabled.
+  Profile& profile() { return plan_.profile(); }
 
   // Inference: the running statistics, no dropout.
   void infer(const float* images);
@@ -55,6 +59,7 @@ class EfficientNet {
   std::vector<std::unique_ptr<Mbconv>> blocks_;
   Head head_;
   Plan plan_;
+  Profile::Id transpose_cost_ = 0, loss_cost_ = 0;
   std::vector<Transpose> transposes_;
   ops::Context context_;
 };

@@ -36,6 +36,7 @@ void Head::plan(Plan& plan, Output& input) {
   pool_pass_ = plan.next_pass();
   plan_forward(plan);
   if (plan.training()) plan_backward(plan);
+  add_costs(plan);
 }
 
 void Head::plan_forward(Plan& plan) {
@@ -97,6 +98,31 @@ void Head::plan_backward(Plan& plan) {
            last, wt_);
 }
 
+void Head::add_costs(Plan& plan) {
+  const Shape &x = input_->y.shape, &y = conv_.y.shape;
+  const auto bytes = [](const Shape& shape) {
+    return static_cast<double>(shape.size() * sizeof(float));
+  };
+  const double conv = static_cast<double>(x.rows()) * x.c * channels_;
+  const double dense = static_cast<double>(x.n) * channels_ * classes_;
+  const auto add = [&](const char* kind, double macs, double moved, const ops::RowCut& cut,
+                       const Shape& rows, int units) {
+    return plan.profile().add({kind, kind, macs, moved, cut.items() * units,
+                               ops::largest_share(cut, rows.n, rows.pixels()) / units});
+  };
+  const double input = bytes(x) * ((input_->has_skip() ? 2 : 1) + (x_in_.shape.n > 0 ? 1 : 0));
+  cost_.conv = add("head", conv, input + bytes(y), conv_cut_, y, 1);
+  cost_.pool = add("head pool", 0, bytes(y), pool_cut_, y, ceil_div(y.padded_c(), kWideBlock));
+  cost_.classifier = add("classifier", dense, bytes(features_.shape) + bytes(logits_.shape),
+                         classifier_cut_, features_.shape, 1);
+  if (!plan.training()) return;
+  cost_.classifier_backward =
+      add("classifier backward", 2 * dense, 2 * bytes(features_.shape) + bytes(logits_.shape),
+          classifier_backward_cut_.rows, features_.shape, classifier_backward_cut_.channel_groups);
+  cost_.conv_backward = add("head backward", 2 * conv, bytes(y) + 3 * bytes(x),
+                            conv_backward_cut_.rows, y, conv_backward_cut_.channel_groups);
+}
+
 void Head::append_transposes(std::vector<Transpose>& list) const {
   list.push_back({parameters_->packed(w_), {wt_, channels_, input_->y.shape.c}});
   list.push_back({parameters_->packed(classifier_w_), {classifier_wt_, classes_, channels_}});
@@ -110,25 +136,36 @@ ops::Deferred Head::saved_input() const {
 }
 
 void Head::forward(const ops::Context& context, const DropoutKey* training) {
-  const ops::ChannelSums sums = training != nullptr ? conv_sums_ : ops::ChannelSums{};
+  forward_conv(context, training != nullptr);
+  forward_pool(context, training);
+  const Profile::Scope scope(context.profile, cost_.classifier);
+  ops::Conv1x1Forward args{};
+  args.x.y = features_;
+  args.w = parameters_->packed(classifier_w_);
+  args.y = logits_;
+  args.cut = classifier_cut_;
+  ops::conv1x1_forward(context, args);
+}
+
+void Head::forward_conv(const ops::Context& context, bool training) {
+  const Profile::Scope scope(context.profile, cost_.conv);
+  const ops::ChannelSums sums = training ? conv_sums_ : ops::ChannelSums{};
   ops::conv1x1_forward(context, {input_->deferred(), x_in_, parameters_->packed(w_), conv_.y,
                                  bn_.vectors().running_mean, sums, conv_cut_});
-  if (training != nullptr) bn_.forward(*context.workers, conv_.y, conv_cut_, conv_sums_);
+  if (training) bn_.forward(*context.workers, conv_.y, conv_cut_, conv_sums_);
+}
+
+void Head::forward_pool(const ops::Context& context, const DropoutKey* training) {
+  const Profile::Scope scope(context.profile, cost_.pool);
   float* pooled = training != nullptr ? pooled_ : features_.data;
   ops::pool_forward(
       context, {conv_.deferred(), pool_partial_, pooled, training != nullptr ? slopes_ : nullptr,
                 bn_.vectors().mean, bn_.vectors().invstd, pool_cut_});
-  if (training != nullptr) {
-    ops::draw_dropout_mask(*context.workers, static_cast<float>(dropout_), training->seed,
-                           training->step, features_.shape.n, channels_, mask_);
-    ops::apply_dropout(context, pooled_, mask_, 1.0f, static_cast<int>(features_.shape.size()),
-                       features_.data);
-  }
-  ops::Deferred features;
-  features.y = features_;
-  ops::conv1x1_forward(
-      context,
-      {features, {}, parameters_->packed(classifier_w_), logits_, nullptr, {}, classifier_cut_});
+  if (training == nullptr) return;
+  ops::draw_dropout_mask(*context.workers, static_cast<float>(dropout_), training->seed,
+                         training->step, features_.shape.n, channels_, mask_);
+  ops::apply_dropout(context, pooled_, mask_, 1.0f, static_cast<int>(features_.shape.size()),
+                     features_.data);
 }
 
 BatchResult Head::loss(const ops::Context& context, std::span<const int32_t> labels,
@@ -156,8 +193,12 @@ BatchResult Head::loss(const ops::Context& context, std::span<const int32_t> lab
 }
 
 void Head::backward(const ops::Context& context) {
-  backward_classifier(context);
-  fold_pool_gradient(context);
+  {
+    const Profile::Scope scope(context.profile, cost_.classifier_backward);
+    backward_classifier(context);
+    fold_pool_gradient(context);
+  }
+  const Profile::Scope scope(context.profile, cost_.conv_backward);
   ops::Conv1x1Backward args{};
   args.dy = conv_.grad();
   args.dy.offset = pixel_grad_;

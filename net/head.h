@@ -51,7 +51,10 @@ class Head {
  private:
   void plan_forward(Plan& plan);
   void plan_backward(Plan& plan);
+  void add_costs(Plan& plan);
   ops::Deferred saved_input() const;
+  void forward_conv(const ops::Context& context, bool training);
+  void forward_pool(const ops::Context& context, const DropoutKey* training);
   void backward_classifier(const ops::Context& context);
   void fold_pool_gradient(const ops::Context& context);
 
@@ -63,6 +66,9 @@ class Head {
   Parameters::Id classifier_w_, classifier_b_;
   Output* input_ = nullptr;
   int conv_pass_ = 0, pool_pass_ = 0;
+  struct {
+    Profile::Id conv, pool, classifier, classifier_backward, conv_backward;
+  } cost_ = {};
 
   Output conv_;                       // [N,H,W,C]; its gradient is the same for all pixels
   View<float> x_in_;                  // finished input, where it has a skip

@@ -40,6 +40,7 @@ class Mbconv {
   void plan_forward(Plan& plan);
   void plan_backward(Plan& plan);
   void plan_backward_project(Plan& plan);
+  void add_costs(Plan& plan);
   // Shape of the depthwise convolution's input.
   const Shape& wide_shape() const { return depthwise_source().y.shape; }
   // What the depthwise convolution reads.
@@ -48,6 +49,9 @@ class Mbconv {
   ops::Deferred saved_input() const;
   View<const float> skip_grad() const;
   ops::SqueezeExcite squeeze_excite() const;
+  void forward_expand(const ops::Context& context, bool training);
+  void forward_depthwise(const ops::Context& context, bool training);
+  void forward_project(const ops::Context& context, bool training);
   void backward_project(const ops::Context& context);
   void backward_depthwise(const ops::Context& context);
   void backward_expand(const ops::Context& context);
@@ -63,6 +67,10 @@ class Mbconv {
   Parameters::Id expand_w_ = 0, depthwise_w_ = 0, project_w_ = 0;
   Parameters::Id reduce_w_ = 0, reduce_b_ = 0, gate_w_ = 0, gate_b_ = 0;
   std::unique_ptr<BatchNormLayer> expand_bn_, depthwise_bn_, project_bn_;
+
+  struct {
+    Profile::Id expand, depthwise, project, project_backward, depthwise_backward, expand_backward;
+  } cost_ = {};
 
   int first_pass_ = 0, depthwise_pass_ = 0, project_pass_ = 0;
 

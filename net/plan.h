@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lib/arena.h"
+#include "lib/profile.h"
 #include "lib/tensor.h"
 #include "net/parameters.h"
 #include "ops/batch_norm.h"
@@ -57,12 +58,14 @@ class Plan {
     bindings_.clear();
   }
   const Arena& arena() const { return arena_; }
+  Profile& profile() { return profile_; }
 
  private:
   int batch_, passes_;
   bool training_;
   int next_ = 0;
   Arena arena_;
+  Profile profile_;
   std::vector<std::function<void()>> bindings_;
 };
 

@@ -19,7 +19,15 @@ void Stem::plan(Plan& plan) {
   plan.add("stem", y, pass, plan.training() ? plan.backward(pass) : next, output_.y);
   cut_ = ops::stem_cut(y);
   bn_.plan(plan);
+  const double pictures =
+      static_cast<double>(plan.batch()) * resolution_ * resolution_ * 3 * sizeof(float);
+  const double output = static_cast<double>(y.size() * sizeof(float));
+  const double macs = static_cast<double>(y.rows()) * ops::kStemDepth * channels_;
+  const double share = ops::largest_share(cut_, y.n, y.pixels());
+  cost_ = plan.profile().add({"stem", "stem", macs, pictures + output, cut_.items(), share});
   if (!plan.training()) return;
+  backward_cost_ = plan.profile().add(
+      {"stem backward", "stem backward", macs, pictures + 2 * output, cut_.items(), share});
   plan.add_sums("stem.sums", cut_.items(), y.padded_c(), pass, sums_);
   plan.add("stem.dz", y, plan.backward(next), plan.backward(pass), output_.dz);
   const size_t weights = parameters_->packed(w_).size();
@@ -28,6 +36,7 @@ void Stem::plan(Plan& plan) {
 }
 
 void Stem::forward(const ops::Context& context, const float* images, bool training) {
+  const Profile::Scope scope(context.profile, cost_);
   const ops::ChannelSums sums = training ? sums_ : ops::ChannelSums{};
   ops::stem_forward(context, {images, resolution_, resolution_, parameters_->packed(w_), output_.y,
                               bn_.vectors().running_mean, sums, cut_});
@@ -35,6 +44,7 @@ void Stem::forward(const ops::Context& context, const float* images, bool traini
 }
 
 void Stem::backward(const ops::Context& context, const float* images) {
+  const Profile::Scope scope(context.profile, backward_cost_);
   ops::stem_backward(context, {images, resolution_, resolution_, output_.grad(),
                                parameters_->packed_gradient(w_), slots_, cut_});
 }

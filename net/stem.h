@@ -30,6 +30,7 @@ class Stem {
   BatchNormLayer bn_;
   Output output_;
   ops::RowCut cut_;
+  Profile::Id cost_ = 0, backward_cost_ = 0;
   ops::ChannelSums sums_;
   float* slots_ = nullptr;
 };

@@ -4,6 +4,7 @@
 
 #include "lib/isa.h"
 #include "lib/parallel.h"
+#include "lib/profile.h"
 
 namespace mbconv::ops {
 
@@ -13,7 +14,8 @@ struct Context {
   Isa isa;
   Workers* workers;
   float* scratch;
-  size_t scratch_floats;  // a multiple of 16
+  size_t scratch_floats;       // a multiple of 16
+  Profile* profile = nullptr;  // where passes put their times, if anywhere
 
   float* worker_scratch(int worker) const {
     return scratch + static_cast<size_t>(worker) * scratch_floats;

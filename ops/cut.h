@@ -61,6 +61,16 @@ constexpr RowCut cut_rows(int n, int pixels, int64_t items, int min_rows) {
   return cut;
 }
 
+// The share of all rows that the largest item has.
+inline double largest_share(const RowCut& cut, int n, int pixels) {
+  int64_t largest = 0;
+  for (int i = 0; i < cut.items(); ++i) {
+    const RowCut::Range range = cut.item(i, n, pixels);
+    largest = std::max(largest, range.end - range.begin);
+  }
+  return static_cast<double>(largest) / (static_cast<double>(n) * pixels);
+}
+
 // The number of items a pass of `macs` multiply-adds should have.
 constexpr int64_t wanted_items(int64_t macs) {
   return std::clamp<int64_t>(macs / kGrainMacs, 1, kMaxItems);
