@@ -139,6 +139,7 @@ std::vector<Case> cut_cases() {
       with("groups of 2 images, the last of 1", {5, 3, 3}, {{2, 1, 3}, 1}),
       with("5 channel groups, one row range", {3, 7, 7}, {{3, 1, 1}, 5}),
       with("5 parts of each image, tiles not full", {2, 8, 8}, {{1, 5, 2}, 1}),
+      with("14 parts of a larger map", {1, 28, 28}, {{1, 14, 1}, 3}),
   };
   cases.push_back({"channel groups without dx",
                    {2, 3, 3},

@@ -125,6 +125,14 @@ std::vector<Case> cut_cases() {
            true,
            true,
            {{2, 1, 3}, 0}},
+          {"14 parts of a larger map",
+           shape({1, 56, 56}, 48, true),
+           5,
+           1,
+           {},
+           false,
+           true,
+           {{1, 14, 1}, 0}},
           {"the op's own cut", shape({1, 56, 56}, 96, true), 3, 1},
           {"one item", shape({3, 9, 9}, 144, true), 5, 1, {}, false, true, {{3, 1, 1}, 0}},
       },
@@ -135,6 +143,28 @@ std::vector<Case> cut_cases() {
 constexpr double kTolerance = 3;
 
 }  // namespace
+
+// The reference pads by the same function as the kernels: here are TensorFlow's numbers themselves.
+TEST_CASE("dwconv: padding is TensorFlow's SAME") {
+  const auto check = [](int size, int ksize, int stride, int outputs, int before) {
+    CAPTURE(size);
+    CAPTURE(ksize);
+    CAPTURE(stride);
+    CHECK(ops::same_padding(size, ksize, stride).outputs == outputs);
+    CHECK(ops::same_padding(size, ksize, stride).before == before);
+  };
+  check(112, 3, 1, 112, 1);
+  check(7, 5, 1, 7, 2);
+  check(1, 3, 1, 1, 1);
+  check(112, 3, 2, 56, 0);
+  check(224, 3, 2, 112, 0);
+  check(15, 3, 2, 8, 1);
+  check(56, 5, 2, 28, 1);
+  check(7, 5, 2, 4, 2);
+  check(1, 3, 2, 1, 1);
+  check(1, 5, 2, 1, 2);
+  check(2, 5, 2, 1, 1);
+}
 
 TEST_CASE("dwconv: matches reference") {
   for_each_kernel([&](int ksize, int stride) {

@@ -168,6 +168,7 @@ std::vector<Case> cases() {
       {"one row range, tiles straddle images", shape({3, 7, 7}, 96), 24, 4, swish, {{3, 1, 1}, 1}},
       {"64 channels, a group for each panel", shape({2, 4, 4}, 64), 56, 5, swish, {{1, 1, 2}, 2}},
       {"the widest", shape({1, 2, 2}, 1152), 320, 48},
+      {"14 parts of a larger map", shape({1, 28, 28}, 96), 24, 4, swish, {{1, 14, 1}, 2}},
       {"the op's own cut", shape({1, 28, 28}, 144), 24, 6},
   };
   return some(all, 3);

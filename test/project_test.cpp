@@ -132,6 +132,12 @@ std::vector<Case> cases() {
        {{2, 1, 2}, {2, 1, 2}}},
       {"64 channels", shape({2, 4, 4}, 64), 24, 5},
       {"the widest", shape({1, 2, 2}, 1152), 320, 48},
+      {"14 parts of a larger map",
+       shape({1, 28, 28}, 96),
+       24,
+       4,
+       Activation::swish,
+       {{1, 8, 1}, {1, 14, 1}}},
       {"the op's own cut", shape({1, 28, 28}, 144), 24, 6},
   };
   return some(all, 3);

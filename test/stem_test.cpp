@@ -120,6 +120,7 @@ std::vector<Case> cases() {
       {"3 parts of each image", {2, 9, 8}, 24, true, {1, 3, 2}},
       {"groups of 2 images, the last of 1", {3, 8, 8}, 40, true, {2, 1, 2}},
       {"one item of several tiles that straddle images", {3, 15, 15}, 32, true, {3, 1, 1}},
+      {"14 parts of a larger picture", {1, 56, 56}, 32, true, {1, 14, 1}},
       {"the op's own cut", {2, 96, 95}, 32},
       {"more than a panel", {1, 9, 9}, 64},
       {"the widest", {1, 8, 8}, 136},

@@ -92,6 +92,21 @@ TEST_CASE("guard: a write outside of a buffer, or to an input, is noticed") {
   CHECK(out[1] > 1e30f);
 }
 
+TEST_CASE("packed: panels of 48 columns, row by row, the last one narrower") {
+  float data[3 * 112];
+  const ops::Packed<float> w{data, 3, 97};
+  CHECK(w.padded_n() == 112);
+  CHECK(w.panels() == 3);
+  CHECK(w.size() == 3 * 112);
+  CHECK(w.width(0) == 48);
+  CHECK(w.width(2) == 16);
+  CHECK(&w.at(0, 0) == data);
+  CHECK(&w.at(2, 47) == data + 2 * 48 + 47);
+  CHECK(&w.at(0, 48) == data + 3 * 48);
+  CHECK(&w.at(2, 96) == data + 2 * 3 * 48 + 2 * 16);
+  CHECK(&w.at(1, 5) == w.panel(0) + 48 + 5);
+}
+
 TEST_CASE("packed: panels hold a matrix, and transpose() its transpose with zero padding") {
   for (const auto& [k, n] : {std::pair{3, 5}, {48, 48}, {50, 97}, {16, 144}, {1, 1}, {27, 56}}) {
     CAPTURE(k);
