@@ -56,6 +56,7 @@ int eval(EvalArgs& a) {
   io::LoaderOptions options;
   options.max_side = a.records.max_side;
   options.keys = example_keys(a.records);
+  if (info) options.normalisation = info->normalisation;
   Progress progress;
   const auto total = static_cast<int64_t>(records.size());
   const Validation v = validate(network, records, workers, options, [&](int64_t done) {

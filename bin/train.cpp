@@ -84,6 +84,7 @@ class TrainRun {
         network_(config, args.batch, net::Mode::training, workers_, isa) {
     info_.model = config.model;
     info_.label_offset = label_offset(train_, example_keys(args.records));
+    info_.normalisation = normalisation(args);
     const double by_epochs =
         std::ceil(args.epochs * static_cast<double>(train_.size()) / args.batch);
     recipe_ = args.recipe;

@@ -145,6 +145,13 @@ void check_train_options(const TrainArgs& a) {
   }
 }
 
+Normalisation normalisation(const TrainArgs& args) {
+  Normalisation n;
+  std::copy_n(args.mean.begin(), 3, n.mean.begin());
+  std::copy_n(args.stddev.begin(), 3, n.stddev.begin());
+  return n;
+}
+
 io::LoaderOptions loader_options(const TrainArgs& a, int size, int classes) {
   io::LoaderOptions o;
   o.batch = a.batch;
@@ -156,8 +163,7 @@ io::LoaderOptions loader_options(const TrainArgs& a, int size, int classes) {
   o.prefetch = a.prefetch;
   o.max_side = a.records.max_side;
   o.ranges = a.ranges;
-  std::copy_n(a.mean.begin(), 3, o.normalisation.mean.begin());
-  std::copy_n(a.stddev.begin(), 3, o.normalisation.stddev.begin());
+  o.normalisation = normalisation(a);
   o.keys = example_keys(a.records);
   return o;
 }

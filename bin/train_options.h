@@ -34,6 +34,8 @@ void take_options_of_run(CLI::App& app, const RunFolder& folder);
 // Throws UsageError where options contradict each other.
 void check_train_options(const TrainArgs& args);
 
+Normalisation normalisation(const TrainArgs& args);
+
 // How training images are read; `size` and `classes` are the network's.
 io::LoaderOptions loader_options(const TrainArgs& args, int size, int classes);
 

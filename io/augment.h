@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "io/decode.h"
+#include "lib/normalisation.h"
 #include "lib/rng.h"
 
 namespace mbconv::io {
@@ -33,11 +34,6 @@ struct AugmentRanges {
 
 // Throws Error naming the first range that makes no sense.
 void check_ranges(const AugmentRanges& ranges);
-
-struct Normalisation {
-  std::array<float, 3> mean = {123.68f, 116.779f, 109.939f};
-  std::array<float, 3> stddev = {58.393f, 57.12f, 57.375f};
-};
 
 // The random numbers of one sample, drawn before any pixel is touched.
 struct AugmentDraw {

@@ -171,7 +171,10 @@ void Workers::run_stages(int groups, int first_items, Call<int, int, int> first,
 }
 
 void Workers::submit(std::function<void()> task) {
-  impl_->arena.enqueue(std::move(task));
+  impl_->arena.enqueue([task = std::move(task)] {
+    const FlushDenormals flush;
+    task();
+  });
 }
 
 }  // namespace mbconv

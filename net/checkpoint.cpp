@@ -3,6 +3,7 @@
 #include <charconv>
 #include <limits>
 #include <sstream>
+#include <string_view>
 
 #include "lib/error.h"
 
@@ -25,14 +26,41 @@ const std::string& text_of(const TensorFile& file, const std::string& key) {
   return entry->second;
 }
 
+// One number for each channel, by commas.
+std::string to_text(const std::array<float, 3>& values) {
+  return to_text(values[0]) + "," + to_text(values[1]) + "," + to_text(values[2]);
+}
+
+// The number `text` is, or nothing.
+template <class T>
+std::optional<T> parse_number(std::string_view text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
 template <class T>
 T number_of(const TensorFile& file, const std::string& key) {
   const std::string& text = text_of(file, key);
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  require(error == std::errc() && end == text.data() + text.size(), "the metadata's '", key,
-          "' is '", text, "', expected a number");
-  return value;
+  const std::optional<T> value = parse_number<T>(text);
+  require(value.has_value(), "the metadata's '", key, "' is '", text, "', expected a number");
+  return *value;
+}
+
+std::array<float, 3> channels_of(const TensorFile& file, const std::string& key) {
+  const std::string& text = text_of(file, key);
+  std::array<float, 3> values{};
+  size_t begin = 0;
+  for (size_t c = 0; c < 3; ++c) {
+    const size_t end = c < 2 ? text.find(',', begin) : text.size();
+    const auto value = parse_number<float>(std::string_view(text).substr(begin, end - begin));
+    require(end != std::string::npos && value.has_value(), "the metadata's '", key, "' is '", text,
+            "', expected three numbers by commas");
+    values[c] = *value;
+    begin = end + 1;
+  }
+  return values;
 }
 
 }  // namespace
@@ -53,6 +81,8 @@ TensorFile make_checkpoint(const EfficientNet& network, const CheckpointInfo& in
       {"topology", model.expand_at_ratio_1 ? kExpandAtRatio1 : kPublishedTopology},
       {"label_offset", to_text(info.label_offset)},
       {"step", to_text(info.step)},
+      {"mean", to_text(info.normalisation.mean)},
+      {"stddev", to_text(info.normalisation.stddev)},
   };
   return file;
 }
@@ -74,6 +104,9 @@ std::optional<CheckpointInfo> checkpoint_info(const TensorFile& file) {
   info.model.expand_at_ratio_1 = topology == kExpandAtRatio1;
   info.label_offset = number_of<int64_t>(file, "label_offset");
   info.step = number_of<int64_t>(file, "step");
+  if (file.metadata.contains("mean")) {
+    info.normalisation = {channels_of(file, "mean"), channels_of(file, "stddev")};
+  }
   return info;
 }
 

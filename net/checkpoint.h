@@ -5,6 +5,7 @@
 #include <string>
 
 #include "lib/named_tensor.h"
+#include "lib/normalisation.h"
 #include "net/efficientnet.h"
 
 namespace mbconv::net {
@@ -14,11 +15,12 @@ struct CheckpointInfo {
   ModelConfig model;
   int64_t label_offset = 0;  // what was subtracted from stored labels
   int64_t step = 0;
+  Normalisation normalisation;  // of the images it was trained on
 };
 
 // The network's tensors as timm's tf_efficientnet_* state_dict has them, and in the metadata all
 // that rebuilds the network: model, width, depth, resolution, dropout, classes, activation,
-// topology, label_offset, step.
+// topology, label_offset, step, mean, stddev.
 TensorFile make_checkpoint(const EfficientNet& network, const CheckpointInfo& info);
 
 // Of a file written by make_checkpoint; none if it has no such metadata (a file of timm's). Throws

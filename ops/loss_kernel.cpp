@@ -10,6 +10,8 @@ LossItem loss;
 
 namespace {
 
+constexpr int kMaxTerms = 256;
+
 template <class Combine>
 inline float reduce(const float* values, int count, float start, const Combine& combine) {
   V all(start);
@@ -41,7 +43,12 @@ void loss(const Loss& args, int n, float* scratch) {
   const float largest = reduce(z, padded, z[0], [](V a, V b) { return max(a, b); });
   for (int k = 0; k < padded; k += kWidth) store(z + k, exp_minus(V(largest) - load(z + k)));
   clear(z + classes, padded - classes);
-  const float sum = reduce(z, padded, 0.0f, [](V a, V b) { return a + b; });
+  double exact_sum = 0;  // fp32 over at most kMaxTerms classes, fp64 above
+  for (int k = 0; k < padded; k += kMaxTerms) {
+    const int terms = padded - k < kMaxTerms ? padded - k : kMaxTerms;
+    exact_sum += reduce(z + k, terms, 0.0f, [](V a, V b) { return a + b; });
+  }
+  const float sum = static_cast<float>(exact_sum);
 
   args.rank[n] = rank;
   // largest + log(sum) - (1 - s) z[label] - s / K * sum of z, finished outside of this level's

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lib/error.h"
+
 namespace mbconv::ops {
 
 namespace generic {
@@ -38,6 +40,7 @@ RowCut pool_cut(const Shape& x) {
 }
 
 void pool_forward(const Context& context, const Pool& args) {
+  require(args.x.scale && args.x.shift, "pool: x must come from a batch norm");
   const auto item = pick(pool_variants(), context.isa).function;
   const int units = args.units();
   context.workers->run_staged(

@@ -75,6 +75,7 @@ void project_forward(const Context& context, const ProjectForward& args) {
   const RowCut& cut = args.product.cut;
   require(pool.cut.groups == cut.groups && pool.cut.images == cut.images,
           "project: pool and product must be cut into the same image groups");
+  require(pool.x.scale && pool.x.shift, "project: x must come from a batch norm");
   const auto pool_item = pick(pool_variants(), context.isa).function;
   const auto se = pick(squeeze_excite_forward_variants(), context.isa).function;
   const auto product = pick(conv1x1_forward_variants(), context.isa).function;
@@ -116,6 +117,8 @@ size_t project_scratch(const Shape& x, int cout) {
 
 void project_backward(const Context& context, const ProjectBackward& args) {
   const Shape& x = args.x.y.shape;
+  require(args.x.scale && args.x.shift && args.x.gate,
+          "project: x must come from a batch norm and have a gate");
   require(args.g.shape == x, "project: g must have the layout of x");
   require(args.wt.n == x.c && args.wt.k == args.dy.shape().c && args.dw.k == x.c,
           "project: weights do not fit x with ", x.c, " and dy with ", args.dy.shape().c,

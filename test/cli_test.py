@@ -143,7 +143,7 @@ class Training(Case):
 
     def test_eval_prints_what_the_last_validation_logged(self):
         out = self.out()
-        self.assertEqual(self.train(out, "--val-data", self.val_data, "--steps", 3).returncode, 0)
+        self.assertEqual(self.train(out, "--val-data", self.val_data, "--steps", 3, "--mean", "90,100,110").returncode, 0)
         row = self.rows(out, "val")[-1]
         done = run("eval", "--weights", out / "last.safetensors", "--data", self.val_data, "--batch", 3)
         self.assertEqual(done.returncode, 0, done.stderr)

@@ -59,7 +59,7 @@ TEST_CASE("parameters: what is saved loads again, bit for bit, momentum included
   first.backward(images.pixels.data(), images.labels, 0.1f);
   first.parameters().update(first.context(), 0.01f, 0.9f, 1e-5f);
 
-  const CheckpointInfo info{model, 1, 1};
+  const CheckpointInfo info{model, 1, 1, {}};
   restore(second, make_checkpoint(first, info), make_state(first, 1));
   const auto a = first.parameters().save(), b = second.parameters().save();
   const auto ma = first.parameters().save_momentum(), mb = second.parameters().save_momentum();
@@ -75,7 +75,7 @@ TEST_CASE("checkpoint: the metadata rebuilds the network") {
   model.activation = ops::Activation::relu6;
   model.dropout = 0.1;
   const EfficientNet network(network_config(model), 1, Mode::inference, workers, Isa::generic);
-  const TensorFile file = make_checkpoint(network, {model, 1, 42});
+  const TensorFile file = make_checkpoint(network, {model, 1, 42, {{1, 2.5f, 3}, {4, 5, 0.1f}}});
   const auto info = checkpoint_info(file);
   REQUIRE(info);
   CHECK(info->model.name == "b0");
@@ -88,6 +88,8 @@ TEST_CASE("checkpoint: the metadata rebuilds the network") {
   CHECK(info->model.expand_at_ratio_1);
   CHECK(info->label_offset == 1);
   CHECK(info->step == 42);
+  CHECK(info->normalisation.mean == std::array{1.0f, 2.5f, 3.0f});
+  CHECK(info->normalisation.stddev == std::array{4.0f, 5.0f, 0.1f});
   CHECK(checkpoint_classes(file) == 7);
   CHECK(!checkpoint_info(TensorFile{}));
 }
