@@ -41,7 +41,7 @@ constexpr Variant<Conv1x1BackwardItem> kBackwardJoin[] = {
 // Partial filter gradients of a pass may take this many floats.
 constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;
 // More channel groups would cost more in partial input gradients than they bring.
-constexpr int kMaxChannelGroups = 6;
+constexpr int kMaxChannelGroups = 3;
 
 void require_same(const char* what, const Shape& got, const Shape& expected) {
   require(got == expected, "conv1x1: ", what, " is [", got.n, ",", got.h, ",", got.w, ",", got.c,

@@ -14,8 +14,8 @@ void conv1x1_forward(const Conv1x1Forward& args, int slot, float* scratch) {
   const auto load = [&](const TileRows& rows, int k0, int depth, float* tile, int ld) {
     for (int k = 0; k < depth; k += shape.block) {
       const int left = round_up(depth - k, kLane);
-      load_rows(args.x, args.x_out, rows, k0 + k, left < shape.block ? left : shape.block, tile + k,
-                ld);
+      load_rows(args.x, args.x_out, rows, k0 + k, left < shape.block ? left : shape.block,
+                next_block(shape, rows, k0 + k, 0, shape.blocks()), tile + k, ld);
     }
   };
   forward_rows({args.w, args.y, args.pivot, args.sums}, range.begin, range.end, slot, scratch,
@@ -25,7 +25,7 @@ void conv1x1_forward(const Conv1x1Forward& args, int slot, float* scratch) {
 void conv1x1_backward(const Conv1x1Backward& args, int slot, int group, float* scratch) {
   const int width = args.x.y.shape.padded_c();
   backward_rows(args, slot, group, scratch, [&](const TileRows& rows, float* tile, int ld) {
-    load_rows(args.x, {}, rows, 0, width, tile, ld);
+    load_rows(args.x, {}, rows, 0, width, kAhead, tile, ld);
   });
 }
 

@@ -42,6 +42,7 @@ class LineRing {
 };
 
 // Stores outputs of a line and accumulates batch-norm sums (as StoreOutput does).
+template <bool kStream>
 struct StoreLine {
   float* y;  // first pixel, first channel of the unit
   ptrdiff_t pixel_stride;
@@ -51,10 +52,12 @@ struct StoreLine {
 
   template <int Q>
   void store(int q0, int c, const V (&acc)[Q]) const {
-    for (int q = 0; q < Q; ++q) ops::MBCONV_LEVEL::store(y + (q0 + q) * pixel_stride + c, acc[q]);
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) put<kStream>(y + (q0 + q) * pixel_stride + c, acc[q]);
     if (sums == nullptr) return;
     const V shift = load(pivot + c);
     V first(0.0f), second(0.0f);
+#pragma GCC unroll 16
     for (int q = 0; q < Q; ++q) {
       const V value = acc[q] - shift;
       first = first + value;
@@ -112,25 +115,14 @@ inline void for_each_piece(int pixels, const Body& body) {
   }
 }
 
-// Finished values of line `h` of image `n`, channels of the unit, to out[w][width].
-inline void load_line(const Deferred& x, View<float> x_out, int n, int h, const Unit& unit,
-                      float* out) {
-  const Shape& shape = x.y.shape;
-  const ptrdiff_t start = n * shape.image_stride() + channel_offset(shape, unit.c0) +
-                          ptrdiff_t{h} * shape.w * shape.block;
-  const float* gate = at(x.gate, ptrdiff_t{n} * shape.padded_c() + unit.c0);
-  with_activation(x.activation, [&](auto f) {
-    for (int w = 0; w < shape.w; ++w) {
-      const ptrdiff_t offset = start + ptrdiff_t{w} * shape.block;
-      float* pixel = out + ptrdiff_t{w} * unit.width;
-      finish_row<decltype(f)>(x.y.data + offset, at(x.scale, unit.c0), at(x.shift, unit.c0), gate,
-                              at(x.skip.data, offset), unit.width, pixel);
-      if (x_out) store_row(pixel, shape.c - unit.c0, unit.width, x_out.data + offset);
-    }
-  });
+// The pixels of line `h` of image `n`, at the first channel of a unit.
+inline Pixels line_pixels(const Shape& shape, int n, int h, const Unit& unit) {
+  const ptrdiff_t offset = n * shape.image_stride() + channel_offset(shape, unit.c0) +
+                           ptrdiff_t{h} * shape.w * shape.block;
+  return {n, offset, shape.block, shape.w, kAhead};
 }
 
-template <int K, int S>
+template <int K, int S, bool kStream>
 void forward_item(const DwconvForward& args, int slot, int index, float* scratch) {
   const Shape& in = args.x.y.shape;
   const Shape& out = args.y.shape;
@@ -155,10 +147,10 @@ void forward_item(const DwconvForward& args, int slot, int index, float* scratch
       const int begin = o * S - top, end = begin + K < in.h ? begin + K : in.h;
       for (; next < end; ++next) {
         const bool own = next >= own_first && next < own_last;
-        load_line(args.x, own ? args.x_out : View<float>{}, n, next, unit, ring.line(next));
+        load_pixels(args.x, own ? args.x_out : View<float>{}, line_pixels(in, n, next, unit),
+                    unit.c0, unit.width, ring.line(next), unit.width);
       }
-      float* y = args.y.data + n * out.image_stride() + channel_offset(out, unit.c0) +
-                 ptrdiff_t{o} * out.w * out.block;
+      float* y = args.y.data + line_pixels(out, n, o, unit).offset;
       for_each_piece(out.w, [&](int q0, int q1) {
         Lines lines;
         lines.channels = unit.width;
@@ -166,9 +158,10 @@ void forward_item(const DwconvForward& args, int slot, int index, float* scratch
           lines.add(ring.line(h) + ptrdiff_t{q0 * S - left} * unit.width,
                     filter + ptrdiff_t{h - begin} * K * unit.width);
         }
-        dwconv_line<K, S>(lines, q1 - q0,
-                          StoreLine{y + ptrdiff_t{q0} * out.block, out.block, args.pivot + unit.c0,
-                                    sums.reserve(q1 - q0), unit.width});
+        dwconv_line<K, S>(
+            lines, q1 - q0,
+            StoreLine<kStream>{y + ptrdiff_t{q0} * out.block, out.block, args.pivot + unit.c0,
+                               sums.reserve(q1 - q0), unit.width});
       });
     }
   }
@@ -190,7 +183,7 @@ struct TapClass {
 };
 
 // One channel unit of a backward pass: what stays the same from line to line.
-template <int K, int S>
+template <int K, int S, bool kStream>
 struct BackwardUnit {
   const DwconvBackward& args;
   const Shape& in;
@@ -235,39 +228,27 @@ struct BackwardUnit {
     }
   }
 
-  ptrdiff_t line_offset(const Shape& shape, int n, int h) const {
-    return n * shape.image_stride() + channel_offset(shape, unit.c0) +
-           ptrdiff_t{h} * shape.w * shape.block;
-  }
-
   void load_dy(int n, int o) const {
-    const ptrdiff_t image = ptrdiff_t{n} * out.padded_c() + unit.c0;
-    const ptrdiff_t start = line_offset(out, n, o);
-    with_activation(args.dy.activation, [&](auto f) {
-      for (int w = 0; w < out.w; ++w) {
-        const ptrdiff_t offset = start + ptrdiff_t{w} * out.block;
-        finish_grad_row<decltype(f)>(at(args.dy.g.data, offset), at(args.dy.gate, image),
-                                     at(args.dy.offset, image), at(args.dy.y.data, offset), args.dy,
-                                     unit.c0, unit.width, dy.line(o) + ptrdiff_t{w} * unit.width);
-      }
-    });
+    load_grad_pixels(args.dy, line_pixels(out, n, o, unit), unit.c0, unit.width, dy.line(o),
+                     unit.width);
   }
 
   // The input line and the derivative of its activation.
   void load_x(int n, int h) const {
-    const ptrdiff_t start = line_offset(in, n, h);
-    const float *scale = at(args.x.scale, unit.c0), *shift = at(args.x.shift, unit.c0);
-    with_activation(args.x.activation, [&](auto f) {
-      for (int w = 0; w < in.w; ++w) {
-        const float* y = args.x.y.data + start + ptrdiff_t{w} * in.block;
-        for (int c = 0; c < unit.width; c += kWidth) {
-          V z = load(y + c), slope(1.0f);
-          if (scale != nullptr)
-            z = decltype(f)::value(madd(load(scale + c), z, load(shift + c)), slope);
-          store(a + ptrdiff_t{w} * unit.width + c, z);
+    const float* y = args.x.y.data + line_pixels(in, n, h, unit).offset;
+    const float *scales = at(args.x.scale, unit.c0), *shifts = at(args.x.shift, unit.c0);
+    with_activation(scales != nullptr ? args.x.activation : Activation::linear, [&](auto f) {
+      for_each_run(in.w, unit.width, [&](int w0, int w1, int c) {
+        const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
+        for (int w = w0; w < w1; ++w) {
+          V slope;
+          const float* pixel = y + ptrdiff_t{w} * in.block + c;
+          prefetch(pixel + kAhead);
+          const V z = madd(scale, load(pixel), shift);
+          store(a + ptrdiff_t{w} * unit.width + c, decltype(f)::value(z, slope));
           store(derivative + ptrdiff_t{w} * unit.width + c, slope);
         }
-      }
+      });
     });
   }
 
@@ -284,8 +265,8 @@ struct BackwardUnit {
                             taps.pixels, unit.width, dflipped + filter);
     }
     dwconv_line<T, 1>(lines, taps.pixels,
-                      StoreLine{dx + ptrdiff_t{d} * unit.width, ptrdiff_t{S} * unit.width, nullptr,
-                                nullptr, unit.width});
+                      StoreLine<false>{dx + ptrdiff_t{d} * unit.width, ptrdiff_t{S} * unit.width,
+                                       nullptr, nullptr, unit.width});
   }
 
   void line(int n, int h, int o0, int o1, UnitSums& sums) const {
@@ -300,23 +281,25 @@ struct BackwardUnit {
       }
       place += taps.taps;
     }
-    const ptrdiff_t start = line_offset(in, n, h);
-    for_each_piece(in.w, [&](int w0, int w1) {
-      float* to = sums.reserve(w1 - w0);
-      for (int w = w0; w < w1; ++w) {
-        const ptrdiff_t pixel = ptrdiff_t{w} * unit.width;
-        input_grad_row<Linear>(args.dx, dx + pixel, derivative + pixel,
-                               start + ptrdiff_t{w} * in.block, unit.c0, unit.width, to,
-                               to + unit.width);
-      }
+    Pixels pixels = line_pixels(in, n, h, unit);
+    with_flag(static_cast<bool>(args.dx.skip), [&](auto skip) {
+      for_each_piece(in.w, [&](int w0, int w1) {
+        float* to = sums.reserve(w1 - w0);
+        const ptrdiff_t first = ptrdiff_t{w0} * unit.width;
+        pixels.count = w1 - w0;
+        input_grad_pixels<Linear, decltype(skip)::value, kStream>(
+            args.dx, dx + first, derivative + first, unit.width, pixels, unit.c0, unit.width, to,
+            to + unit.width);
+        pixels.offset += pixels.count * pixels.stride;
+      });
     });
   }
 };
 
-template <int K, int S>
+template <int K, int S, bool kStream>
 void backward_item(const DwconvBackward& args, int slot, int index, float* scratch) {
   Scratch memory(scratch);
-  const BackwardUnit<K, S> unit(args, index, memory);
+  const BackwardUnit<K, S, kStream> unit(args, index, memory);
   UnitSums sums(memory.take(2 * unit.unit.width), unit.unit, args.dx.sums, slot);
   const Shape& in = unit.in;
   const RowCut& cut = args.cut.lines;
@@ -352,26 +335,39 @@ void backward_item(const DwconvBackward& args, int slot, int index, float* scrat
   });
 }
 
+// Calls body(kernel size, stride, stream) with constants.
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+template <class Body>
+inline void with_kind(int ksize, int stride, bool stream, const Body& body) {
+  with_flag(stream, [&](auto flag) {
+    if (ksize == 3) {
+      stride == 1 ? body(Constant<3>(), Constant<1>(), flag)
+                  : body(Constant<3>(), Constant<2>(), flag);
+    } else {
+      stride == 1 ? body(Constant<5>(), Constant<1>(), flag)
+                  : body(Constant<5>(), Constant<2>(), flag);
+    }
+  });
+}
+
 }  // namespace
 
 void dwconv_forward(const DwconvForward& args, int slot, int unit, float* scratch) {
-  if (args.ksize == 3) {
-    args.stride == 1 ? forward_item<3, 1>(args, slot, unit, scratch)
-                     : forward_item<3, 2>(args, slot, unit, scratch);
-  } else {
-    args.stride == 1 ? forward_item<5, 1>(args, slot, unit, scratch)
-                     : forward_item<5, 2>(args, slot, unit, scratch);
-  }
+  with_kind(args.ksize, args.stride, streams(args.y.shape, 1), [&](auto k, auto s, auto stream) {
+    forward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
+  });
+  fence_streams();
 }
 
 void dwconv_backward(const DwconvBackward& args, int slot, int unit, float* scratch) {
-  if (args.ksize == 3) {
-    args.stride == 1 ? backward_item<3, 1>(args, slot, unit, scratch)
-                     : backward_item<3, 2>(args, slot, unit, scratch);
-  } else {
-    args.stride == 1 ? backward_item<5, 1>(args, slot, unit, scratch)
-                     : backward_item<5, 2>(args, slot, unit, scratch);
-  }
+  with_kind(args.ksize, args.stride, streams(args.dx.dz.shape, 1),
+            [&](auto k, auto s, auto stream) {
+              backward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
+            });
+  fence_streams();
 }
 
 }  // namespace mbconv::ops::MBCONV_LEVEL

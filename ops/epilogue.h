@@ -18,9 +18,41 @@ inline void flush_sums(float* tile_sums, const ChannelSums& sums, int slot) {
   }
 }
 
+// Output policy of gemm_panel: keeps the product in a tile and meanwhile asks memory for the same
+// rows of up to two tensors of one shape, `width` channels from element `offset` on.
+struct StoreTileAndPrefetch {
+  StoreTile tile;
+  const TileRows& rows;
+  const Shape& shape;
+  const float *first, *second;  // may be null
+  ptrdiff_t offset;
+  int width;
+
+  template <int MR, int NV>
+  void store(int row, int column, const V (&acc)[MR][NV]) const {
+    tile.store<MR, NV>(row, column, acc);
+    for (int r = row; r < row + MR; ++r) {
+      const ptrdiff_t from = offset + row_offset(shape, rows, r);
+      for (int c = 0; c < width; c += kLane) {
+        if (first != nullptr) prefetch(first + from + c);
+        if (second != nullptr) prefetch(second + from + c);
+      }
+    }
+  }
+};
+
+// Whether a tensor is stored past the caches: where it is too large to stay there until the next
+// pass reads it, an ordinary store would only read each line before it overwrites it. `vectors`
+// consecutive ones are stored at a time; they must fill lines of memory.
+inline bool streams(const Shape& shape, int vectors) {
+  constexpr size_t kCacheBytes = size_t{16} << 20;
+  return vectors * kWidth >= kLane && shape.size() * sizeof(float) > kCacheBytes;
+}
+
 // Output policy of gemm_panel: stores a raw convolution output straight from the registers and,
 // with `sums`, accumulates (y - pivot) and its square per channel. `base` and `offset` place row r,
 // column c at base[offset[r] + c].
+template <bool kStream>
 struct StoreOutput {
   float* base;
   const ptrdiff_t* offset;
@@ -30,16 +62,20 @@ struct StoreOutput {
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
+#pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 16
       for (int v = 0; v < NV; ++v) {
-        ops::MBCONV_LEVEL::store(base + offset[row + r] + column + v * kWidth, acc[r][v]);
+        put<kStream>(base + offset[row + r] + column + v * kWidth, acc[r][v]);
       }
     }
     if (sums == nullptr) return;
+#pragma GCC unroll 16
     for (int v = 0; v < NV; ++v) {
       const int c = column + v * kWidth;
       const V shift = load(pivot + c);
       V first(0.0f), second(0.0f);
+#pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
         const V value = acc[r][v] - shift;
         first = first + value;
@@ -51,29 +87,43 @@ struct StoreOutput {
   }
 };
 
-// One row of InputGrad: dz = (dx + skip) * f', with f' given in `derivative` if not null (F is then
-// unused), and the sums of dz and dz * xhat. Channels [c0, c0 + width) at the same offset in all
-// tensors; `sums` and `sums_xhat` begin at channel c0.
-template <class F>
-inline void input_grad_row(const InputGrad& out, const float* dx, const float* derivative,
-                           ptrdiff_t offset, int c0, int width, float* sums, float* sums_xhat) {
-  const float* skip = at(out.skip.data, offset);
-  for (int c = 0; c < width; c += kWidth) {
-    V dz = load(dx + c);
-    if (skip != nullptr) dz = dz + load(skip + c);
-    const V y = load(out.y.data + offset + c);
-    if (derivative != nullptr) {
-      dz = dz * load(derivative + c);
-    } else {
+// Pixels of an InputGrad: dz = (dx + skip) * f', with f' given in `slopes` if not null (F is then
+// unused), and the sums of dz and dz * xhat. dx and `slopes` are [pixel][ld]; channels
+// [c0, c0 + width) of the tensor, of which `sums` and `sums_xhat` have the first at 0.
+template <class F, bool kSkip, bool kStream>
+inline void input_grad_pixels(const InputGrad& out, const float* dx, const float* slopes,
+                              ptrdiff_t ld, const Pixels& pixels, int c0, int width, float* sums,
+                              float* sums_xhat) {
+  const float* skip = at(out.skip.data, pixels.offset);
+  const float* y = out.y.data + pixels.offset;
+  float* dz = out.dz.data + pixels.offset;
+  for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
+    const V scale = load_or(out.scale, c0 + c, 1.0f), shift = load_or(out.shift, c0 + c, 0.0f);
+    const V mean = load(out.mean + c0 + c), invstd = load(out.invstd + c0 + c);
+    V sum = load(sums + c), sum_xhat = load(sums_xhat + c);
+    for (int p = p0; p < p1; ++p) {
+      const ptrdiff_t to = p * pixels.stride + c;
+      prefetch(y + to + pixels.ahead);
+      const V value = load(y + to);
       V slope;
-      F::value(madd(load(out.scale + c0 + c), y, load(out.shift + c0 + c)), slope);
-      dz = dz * slope;
+      if (slopes != nullptr) {
+        slope = load(slopes + p * ld + c);
+      } else {
+        F::value(madd(scale, value, shift), slope);
+      }
+      V grad = load(dx + p * ld + c);
+      if constexpr (kSkip) {
+        prefetch(skip + to + pixels.ahead);
+        grad = grad + load(skip + to);
+      }
+      grad = grad * slope;
+      put<kStream>(dz + to, grad);
+      sum = sum + grad;
+      sum_xhat = madd(grad, (value - mean) * invstd, sum_xhat);
     }
-    store(out.dz.data + offset + c, dz);
-    const V xhat = (y - load(out.mean + c0 + c)) * load(out.invstd + c0 + c);
-    store(sums + c, load(sums + c) + dz);
-    store(sums_xhat + c, madd(dz, xhat, load(sums_xhat + c)));
-  }
+    store(sums + c, sum);
+    store(sums_xhat + c, sum_xhat);
+  });
 }
 
 // Epilogue of an input gradient: all channels of the rows of a tile dx[rows][ld] of an NHWC tensor.
@@ -86,11 +136,19 @@ inline void store_input_grad(const InputGrad& out, const TileRows& rows, Tile dx
     }
     return;
   }
+  const int channels = shape.padded_c();
   with_activation(out.activation, [&](auto f) {
-    for (int r = 0; r < rows.count; ++r) {
-      input_grad_row<decltype(f)>(out, dx.data + r * dx.ld, nullptr, row_offset(shape, rows, r), 0,
-                                  shape.padded_c(), sums, sums + shape.padded_c());
-    }
+    for_each_image(rows, [&](int r0, int r1) {
+      const Pixels pixels = tile_pixels(shape, rows, r0, r1, 0, kAhead);
+      const float* from = dx.data + r0 * dx.ld;
+      if (out.skip) {
+        input_grad_pixels<decltype(f), true, false>(out, from, nullptr, dx.ld, pixels, 0, channels,
+                                                    sums, sums + channels);
+      } else {
+        input_grad_pixels<decltype(f), false, false>(out, from, nullptr, dx.ld, pixels, 0, channels,
+                                                     sums, sums + channels);
+      }
+    });
   });
 }
 

@@ -28,7 +28,9 @@ struct StoreTile {
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
+#pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 16
       for (int v = 0; v < NV; ++v) {
         ops::MBCONV_LEVEL::store(data + (row + r) * ld + column + v * kWidth, acc[r][v]);
       }

@@ -33,6 +33,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
     clear(sums, 2 * n);
     clear(p.sums.slot(slot), 2 * n);
   }
+  const bool stream = streams(shape, kNR / kWidth);
   for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
     ptrdiff_t offset[kTileRows];
     for (int r = 0; r < rows.count; ++r) offset[r] = row_offset(shape, rows, r);
@@ -46,13 +47,16 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
         } else {
           const int c = panel * kWideBlock;
           float* base = p.y.data + channel_offset(shape, c) - c;
-          gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init,
-                     StoreOutput{base, offset, p.pivot, sums, n});
+          with_flag(stream, [&](auto flag) {
+            gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init,
+                       StoreOutput<decltype(flag)::value>{base, offset, p.pivot, sums, n});
+          });
         }
       }
     }
     if (sums != nullptr) flush_sums(sums, p.sums, slot);
   });
+  fence_streams();
 }
 
 // dx and dw over the rows and the channel group of one item of Conv1x1Backward, whose `x` is not
@@ -90,12 +94,22 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* 
     float* out = whole ? dx : p.dx_partial + (group * dy_shape.rows() + row) * ld;
     for (int panel = first; panel < last; ++panel) {
       const int c = panel * kWideBlock, width = dw.width(panel);
-      load_grad_rows(p.dy, rows, c, width, dy, kWideBlock);
+      load_grad_rows(p.dy, rows, c, width, next_block(dy_shape, rows, c, first, last), dy,
+                     kWideBlock);
       if (p.dx) {
         const int depth = p.wt.k - c < width ? p.wt.k - c : width;
+        const Tile init{panel > first ? out : nullptr, ld};
+        const ptrdiff_t next =
+            channel_offset(dy_shape, c) + next_block(dy_shape, rows, c, first, last);
         for (int q = 0; q < p.wt.panels(); ++q) {
-          gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q,
-                     {panel > first ? out : nullptr, ld}, StoreTile{out, ld});
+          const StoreTile tile{out, ld};
+          if (q == 0) {
+            gemm_panel(
+                rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
+                StoreTileAndPrefetch{tile, rows, dy_shape, p.dy.g.data, p.dy.y.data, next, width});
+          } else {
+            gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init, tile);
+          }
         }
       }
       gemm_tn(rows.count, cin, width, {x, ld}, {dy, kWideBlock}, dw.panel(panel), width);

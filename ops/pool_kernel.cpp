@@ -23,7 +23,9 @@ inline void sum_rows(const Pool& args, int n, int p0, int p1, int c, double* out
   }
   V x(0.0f), slope(0.0f), slope_xhat(0.0f);
   for (int p = p0; p < p1; ++p) {
-    const V value = load(y + ptrdiff_t{p} * shape.block);
+    const float* at_pixel = y + ptrdiff_t{p} * shape.block;
+    prefetch(at_pixel + kAhead);
+    const V value = load(at_pixel);
     const V z = madd(scale, value, shift);
     if constexpr (kSlopes) {
       V derivative;

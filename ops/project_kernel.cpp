@@ -12,18 +12,19 @@ namespace {
 
 // Epilogue of g for rows [r0, r1) of a tile, all of image n, and one vector of channels: stores g,
 // forms a * gate in place of it, and adds P0..P4 to sums[5][channels].
-template <class F>
+template <class F, bool kStream>
 inline void gate_rows(const ProjectBackward& args, const TileRows& rows, int r0, int r1, int c,
-                      float* tile, double* sums, int channels) {
+                      ptrdiff_t ahead, float* tile, double* sums, int channels) {
   const Shape& shape = args.x.y.shape;
-  const ptrdiff_t origin = channel_offset(shape, c);
   const V scale = load(args.x.scale + c), shift = load(args.x.shift + c);
   const V mean = load(args.mean + c), invstd = load(args.invstd + c);
   const V gate = load(args.x.gate + ptrdiff_t{rows.image[r0]} * channels + c);
   V p[kGateSums];
   for (V& sum : p) sum = V(0.0f);
+  const Pixels pixels = tile_pixels(shape, rows, r0, r1, c, ahead);
   for (int r = r0; r < r1; ++r) {
-    const ptrdiff_t offset = origin + row_offset(shape, rows, r);
+    const ptrdiff_t offset = pixels.offset + (r - r0) * pixels.stride;
+    prefetch(args.x.y.data + offset + pixels.ahead);
     float* in_tile = tile + ptrdiff_t{r} * kWideBlock;
     const V g = load(in_tile), y = load(args.x.y.data + offset);
     V slope;
@@ -34,7 +35,7 @@ inline void gate_rows(const ProjectBackward& args, const TileRows& rows, int r0,
     p[2] = p[2] + slope;
     p[3] = madd(g_slope, xhat, p[3]);
     p[4] = madd(slope, xhat, p[4]);
-    store(args.g.data + offset, g);
+    put<kStream>(args.g.data + offset, g);
     store(in_tile, a * gate);
   }
   for (int i = 0; i < kGateSums; ++i) {
@@ -45,20 +46,25 @@ inline void gate_rows(const ProjectBackward& args, const TileRows& rows, int r0,
 }
 
 // One channel panel of a tile: g = dy w^T, its epilogue, and dw.
-template <class F>
-inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int panel, int parts,
-                       int part, Tile dy, float* g, Packed<float> dw) {
-  const int channels = args.x.y.shape.padded_c();
+template <class F, bool kStream>
+inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int panel,
+                       ptrdiff_t ahead, int part, Tile dy, float* g, Packed<float> dw) {
+  const int channels = args.x.y.shape.padded_c(), parts = args.cut.parts;
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
   gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0},
-             StoreTile{g - c0, kWideBlock});
-  for (int r0 = 0, r1; r0 < rows.count; r0 = r1) {
-    for (r1 = r0; r1 < rows.count && rows.image[r1] == rows.image[r0];) ++r1;
+             StoreTileAndPrefetch{{g - c0, kWideBlock},
+                                  rows,
+                                  args.x.y.shape,
+                                  args.x.y.data,
+                                  nullptr,
+                                  channel_offset(args.x.y.shape, c0),
+                                  width});
+  for_each_image(rows, [&](int r0, int r1) {
     double* sums = args.gate_sums + ptrdiff_t{rows.image[r0] * parts + part} * kGateSums * channels;
     for (int c = 0; c < width; c += kWidth) {
-      gate_rows<F>(args, rows, r0, r1, c0 + c, g + c, sums, channels);
+      gate_rows<F, kStream>(args, rows, r0, r1, c0 + c, ahead, g + c, sums, channels);
     }
-  }
+  });
   const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
   for (int q = 0; q < dw.panels(); ++q) {
     gemm_tn(rows.count, used, dw.width(q), {g, kWideBlock}, {dy.data + q * kWideBlock, dy.ld},
@@ -94,13 +100,18 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
   float* dy = memory.take(ptrdiff_t{kTileRows} * cout);
   float* g = memory.take(kTileRows * kWideBlock);
   with_activation(args.x.activation, [&](auto f) {
-    for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
-      load_grad_rows(args.dy, rows, 0, cout, dy, cout);
-      for (int panel = first; panel < last; ++panel) {
-        panel_rows<decltype(f)>(args, rows, panel, parts, part, {dy, cout}, g, dw);
-      }
+    with_flag(streams(shape, 1), [&](auto stream) {
+      for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
+        load_grad_rows(args.dy, rows, 0, cout, kAhead, dy, cout);
+        for (int panel = first; panel < last; ++panel) {
+          const ptrdiff_t ahead = next_block(shape, rows, panel * kWideBlock, first, last);
+          panel_rows<decltype(f), decltype(stream)::value>(args, rows, panel, ahead, part,
+                                                           {dy, cout}, g, dw);
+        }
+      });
     });
   });
+  fence_streams();
 }
 
 }  // namespace mbconv::ops::MBCONV_LEVEL

@@ -14,82 +14,116 @@ inline const float* at(const float* vector, ptrdiff_t offset) {
   return vector != nullptr ? vector + offset : nullptr;
 }
 
-// out = f(scale * y + shift) * gate + skip over `width` channels of one row.
-template <class F>
-inline void finish_row(const float* y, const float* scale, const float* shift, const float* gate,
-                       const float* skip, int width, float* out) {
-  for (int c = 0; c < width; c += kWidth) {
-    V x = load(y + c);
-    if (scale != nullptr) x = F::value(madd(load(scale + c), x, load(shift + c)));
-    if (gate != nullptr) x = x * load(gate + c);
-    if (skip != nullptr) x = x + load(skip + c);
-    store(out + c, x);
-  }
+inline V load_or(const float* vector, int c, float otherwise) {
+  return vector != nullptr ? load(vector + c) : V(otherwise);
 }
 
 inline void copy_row(const float* from, int width, float* to) {
   for (int c = 0; c < width; c += kWidth) store(to + c, load(from + c));
 }
 
-// Stores a finished row, of which `used` channels are no padding: f(0) of a padding lane may not be
-// 0.
-inline void store_row(float* finished, int used, int width, float* to) {
-  if (used < width) clear(finished + used, width - used);
-  copy_row(finished, width, to);
-}
-
-// Prologue of a Deferred tensor: finished values of channels [c0, c0 + width), which lie in one
-// block, of the rows of a tile, to tile[rows][ld]. With `x_out` the values are also written there.
-inline void load_rows(const Deferred& x, View<float> x_out, const TileRows& rows, int c0, int width,
-                      float* tile, ptrdiff_t ld) {
-  const Shape& shape = x.y.shape;
-  const ptrdiff_t origin = channel_offset(shape, c0);
-  with_activation(x.activation, [&](auto f) {
-    for (int r = 0; r < rows.count; ++r) {
-      const ptrdiff_t offset = origin + row_offset(shape, rows, r);
-      const ptrdiff_t image = ptrdiff_t{rows.image[r]} * shape.padded_c();
-      float* out = tile + r * ld;
-      finish_row<decltype(f)>(x.y.data + offset, at(x.scale, c0), at(x.shift, c0),
-                              at(x.gate, image + c0), at(x.skip.data, offset), width, out);
-      if (x_out) store_row(out, shape.c - c0, width, x_out.data + offset);
+// out[pixel][ld] = f(scale * y + shift) * gate + skip, channels [c0, c0 + width) of the tensor.
+template <class F, bool kSkip>
+inline void finish_pixels(const Deferred& x, const Pixels& pixels, int c0, int width, float* out,
+                          ptrdiff_t ld) {
+  const float* y = x.y.data + pixels.offset;
+  const float* skip = at(x.skip.data, pixels.offset);
+  const float *scale = at(x.scale, c0), *shift = at(x.shift, c0);
+  const float* gate = at(x.gate, ptrdiff_t{pixels.n} * x.y.shape.padded_c() + c0);
+  for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
+    const V s = load_or(scale, c, 1.0f), b = load_or(shift, c, 0.0f), g = load_or(gate, c, 1.0f);
+    for (int p = p0; p < p1; ++p) {
+      const ptrdiff_t from = p * pixels.stride + c;
+      prefetch(y + from + pixels.ahead);
+      V value = F::value(madd(s, load(y + from), b)) * g;
+      if constexpr (kSkip) value = value + load(skip + from);
+      store(out + p * ld + c, value);
     }
   });
 }
 
-// out = dy over `width` channels of one row, where the pointers are those of DeferredGrad.
-template <class F>
-inline void finish_grad_row(const float* g, const float* gate, const float* offset, const float* y,
-                            const DeferredGrad& grad, int c0, int width, float* out) {
-  for (int c = 0; c < width; c += kWidth) {
-    V dz = g != nullptr ? load(g + c) : V(0.0f);
-    if (gate != nullptr) dz = dz * load(gate + c);
-    if (offset != nullptr) dz = dz + load(offset + c);
-    if (y != nullptr) {
-      const V value = load(y + c);
-      V derivative;
-      F::value(madd(load(grad.scale + c0 + c), value, load(grad.shift + c0 + c)), derivative);
-      dz = dz * derivative;
-      const V centred = value - load(grad.mean + c0 + c);
-      dz = madd(load(grad.a + c0 + c), dz,
-                nmadd(load(grad.d + c0 + c), centred, V(0.0f) - load(grad.b + c0 + c)));
+// The same for any Deferred; with `x_out` the values are also written there. Padding lanes are
+// zero: f(0) may not be.
+inline void load_pixels(const Deferred& x, View<float> x_out, const Pixels& pixels, int c0,
+                        int width, float* out, ptrdiff_t ld) {
+  with_activation(x.scale != nullptr ? x.activation : Activation::linear, [&](auto f) {
+    if (x.skip) {
+      finish_pixels<decltype(f), true>(x, pixels, c0, width, out, ld);
+    } else {
+      finish_pixels<decltype(f), false>(x, pixels, c0, width, out, ld);
     }
-    store(out + c, dz);
+  });
+  if (!x_out) return;
+  const int used = x.y.shape.c - c0;
+  for (int p = 0; p < pixels.count; ++p) {
+    if (used < width) clear(out + p * ld + used, width - used);
+    copy_row(out + p * ld, width, x_out.data + pixels.offset + p * pixels.stride);
   }
+}
+
+// Prologue of a Deferred tensor: finished values of channels [c0, c0 + width), which lie in one
+// block, of the rows of a tile, to tile[rows][ld]. What is read next lies `ahead` further on.
+inline void load_rows(const Deferred& x, View<float> x_out, const TileRows& rows, int c0, int width,
+                      ptrdiff_t ahead, float* tile, ptrdiff_t ld) {
+  const Shape& shape = x.y.shape;
+  for_each_image(rows, [&](int r0, int r1) {
+    load_pixels(x, x_out, tile_pixels(shape, rows, r0, r1, c0, ahead), c0, width, tile + r0 * ld,
+                ld);
+  });
+}
+
+// out[pixel][ld] = dy of channels [c0, c0 + width) of the tensor, as DeferredGrad states it, where
+// there is a batch norm.
+template <class F, bool kG>
+inline void finish_grad_pixels(const DeferredGrad& grad, const Pixels& pixels, int c0, int width,
+                               float* out, ptrdiff_t ld) {
+  const ptrdiff_t image = ptrdiff_t{pixels.n} * grad.shape().padded_c() + c0;
+  const float *g = at(grad.g.data, pixels.offset), *y = grad.y.data + pixels.offset;
+  const float *gates = at(grad.gate, image), *offsets = at(grad.offset, image);
+  for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
+    const V gate = load_or(gates, c, 1.0f), offset = load_or(offsets, c, 0.0f);
+    const V scale = load(grad.scale + c0 + c), shift = load(grad.shift + c0 + c);
+    const V mean = load(grad.mean + c0 + c), a = load(grad.a + c0 + c);
+    const V minus_b = V(0.0f) - load(grad.b + c0 + c), d = load(grad.d + c0 + c);
+    for (int p = p0; p < p1; ++p) {
+      const ptrdiff_t from = p * pixels.stride + c;
+      const V value = load(y + from);
+      V derivative;
+      F::value(madd(scale, value, shift), derivative);
+      prefetch(y + from + pixels.ahead);
+      V dz = offset;
+      if constexpr (kG) {
+        prefetch(g + from + pixels.ahead);
+        dz = madd(load(g + from), gate, offset);
+      }
+      store(out + p * ld + c, madd(a, dz * derivative, nmadd(d, value - mean, minus_b)));
+    }
+  });
+}
+
+inline void load_grad_pixels(const DeferredGrad& grad, const Pixels& pixels, int c0, int width,
+                             float* out, ptrdiff_t ld) {
+  if (!grad.y) {
+    const float* g = grad.g.data + pixels.offset;
+    for (int p = 0; p < pixels.count; ++p) copy_row(g + p * pixels.stride, width, out + p * ld);
+    return;
+  }
+  with_activation(grad.activation, [&](auto f) {
+    if (grad.g) {
+      finish_grad_pixels<decltype(f), true>(grad, pixels, c0, width, out, ld);
+    } else {
+      finish_grad_pixels<decltype(f), false>(grad, pixels, c0, width, out, ld);
+    }
+  });
 }
 
 // Prologue of a DeferredGrad: dy of channels [c0, c0 + width) of the rows of a tile.
 inline void load_grad_rows(const DeferredGrad& grad, const TileRows& rows, int c0, int width,
-                           float* tile, ptrdiff_t ld) {
+                           ptrdiff_t ahead, float* tile, ptrdiff_t ld) {
   const Shape& shape = grad.shape();
-  const ptrdiff_t origin = channel_offset(shape, c0);
-  with_activation(grad.activation, [&](auto f) {
-    for (int r = 0; r < rows.count; ++r) {
-      const ptrdiff_t offset = origin + row_offset(shape, rows, r);
-      const ptrdiff_t image = ptrdiff_t{rows.image[r]} * shape.padded_c() + c0;
-      finish_grad_row<decltype(f)>(at(grad.g.data, offset), at(grad.gate, image),
-                                   at(grad.offset, image), at(grad.y.data, offset), grad, c0, width,
-                                   tile + r * ld);
-    }
+  for_each_image(rows, [&](int r0, int r1) {
+    load_grad_pixels(grad, tile_pixels(shape, rows, r0, r1, c0, ahead), c0, width, tile + r0 * ld,
+                     ld);
   });
 }
 

@@ -124,5 +124,39 @@ inline V if_positive(V x, V a, V b) {
 
 #endif
 
+// Calls body(Flag<true>()) or body(Flag<false>()): one branch outside of the loops.
+template <bool kValue>
+struct Flag {
+  static constexpr bool value = kValue;
+};
+template <class Body>
+inline void with_flag(bool flag, const Body& body) {
+  return flag ? body(Flag<true>()) : body(Flag<false>());
+}
+
+// Stores past the caches with kStream; `p` is then aligned to the vector.
+template <bool kStream>
+inline void put(float* p, V v) {
+  if constexpr (kStream) {
+    stream(p, v);
+  } else {
+    store(p, v);
+  }
+}
+
+// Asks for a line of memory that will be read soon; any address will do.
+inline void prefetch([[maybe_unused]] const float* p) {
+#if defined(__AVX2__)
+  _mm_prefetch(p, _MM_HINT_T1);
+#endif
+}
+
+// Streamed stores become visible to other threads before what follows.
+inline void fence_streams() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 }  // namespace
 }  // namespace mbconv::ops::MBCONV_LEVEL

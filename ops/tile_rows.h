@@ -61,6 +61,56 @@ inline ptrdiff_t row_offset(const Shape& shape, const TileRows& rows, int r) {
   return rows.image[r] * shape.image_stride() + ptrdiff_t{rows.pixel[r]} * shape.block;
 }
 
+// Pixels of one image: `count` of them, of a tensor at its element `offset`, `stride` floats apart.
+// What will be read after them lies `ahead` floats further on: memory is asked for it in time, as
+// the prefetchers of CPUs lose a stream at every end of a line, panel or page.
+struct Pixels {
+  int n;
+  ptrdiff_t offset, stride;
+  int count;
+  ptrdiff_t ahead;
+};
+
+// How far ahead of a stream memory is read, in floats.
+constexpr ptrdiff_t kAhead = 1024;
+
+// Rows [r0, r1) of a tile, all of one image, at channel c.
+inline Pixels tile_pixels(const Shape& shape, const TileRows& rows, int r0, int r1, int c,
+                          ptrdiff_t ahead) {
+  return {rows.image[r0], channel_offset(shape, c) + row_offset(shape, rows, r0), shape.block,
+          r1 - r0, ahead};
+}
+
+// From channel c to what is read after it where the blocks [first, last) of a tensor are read tile
+// by tile: the next block, or the first one of the next tile.
+inline ptrdiff_t next_block(const Shape& shape, const TileRows& rows, int c, int first, int last) {
+  const int block = c / shape.block;
+  if (shape.blocks() == 1) return kAhead;
+  if (block + 1 < last) return shape.block_stride();
+  return (first - block) * shape.block_stride() + ptrdiff_t{rows.count} * shape.block;
+}
+
+// Calls body(r0, r1) for the rows of each image in a tile: they are `shape.block` floats apart.
+template <class Body>
+inline void for_each_image(const TileRows& rows, const Body& body) {
+  for (int r0 = 0, r1; r0 < rows.count; r0 = r1) {
+    for (r1 = r0 + 1; r1 < rows.count && rows.image[r1] == rows.image[r0];) ++r1;
+    body(r0, r1);
+  }
+}
+
+// Calls body(p0, p1, c) for each vector of channels in [0, width) of each run of pixels in
+// [0, count): runs are long enough to keep the vectors of a channel in registers and short enough
+// to read memory nearly in its order.
+template <class Body>
+inline void for_each_run(int count, int width, const Body& body) {
+  constexpr int kRun = 16;
+  for (int p0 = 0; p0 < count; p0 += kRun) {
+    const int p1 = p0 + kRun < count ? p0 + kRun : count;
+    for (int c = 0; c < width; c += kWidth) body(p0, p1, c);
+  }
+}
+
 // Calls body(tile) for the rows [begin, end) in tiles of nearly equal size, each but the last a
 // multiple of the register tile's rows.
 template <class Body>
