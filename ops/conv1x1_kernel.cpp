@@ -52,10 +52,11 @@ void conv1x1_backward_join(const Conv1x1Backward& args, int slot, int, float* sc
       }
       store(dx + i, sum);
     }
-    store_input_grad(args.dx, rows, {dx, ld}, sums);
+    store_input_grad(args.dx, rows, dx, ld, sums);
     if (sums != nullptr) flush_sums(sums, args.dx.sums, slot);
-    row += rows.count;
+        row += rows.count;
   });
+  fence_streams();
 }
 
 }  // namespace mbconv::ops::MBCONV_LEVEL

@@ -2,9 +2,7 @@
 
 #include "ops/dwconv.h"
 
-#include "ops/dwconv_line.h"
-#include "ops/epilogue.h"
-#include "ops/padding.h"
+#include "ops/dwconv_unit.h"
 
 namespace mbconv::ops::MBCONV_LEVEL {
 
@@ -13,128 +11,19 @@ DwconvBackwardItem dwconv_backward;
 
 namespace {
 
-// The channels of one unit.
-struct Unit {
-  int c0, width;
-  Unit(const Shape& shape, int unit)
-      : c0(unit * kWideBlock),
-        width(shape.padded_c() - c0 < kWideBlock ? shape.padded_c() - c0 : kWideBlock) {}
-};
-
-// Lines of one image in scratch memory, [pixels][width] each, the last `lines` of them, between
-// columns of zeros.
-class LineRing {
- public:
-  LineRing(Scratch& memory, int lines, int pixels, int border, int width)
-      : lines_(lines),
-        pitch_(ptrdiff_t{pixels + 2 * border} * width),
-        origin_(ptrdiff_t{border} * width),
-        data_(memory.take(lines * pitch_)) {
-    clear(data_, lines * pitch_);
-  }
-  // First pixel of line `line`; the border's zeros lie on both sides.
-  float* line(int line) const { return data_ + (line % lines_) * pitch_ + origin_; }
-
- private:
-  int lines_;
-  ptrdiff_t pitch_, origin_;
-  float* data_;
-};
-
-// Stores outputs of a line and accumulates batch-norm sums (as StoreOutput does).
-template <bool kStream>
-struct StoreLine {
-  float* y;  // first pixel, first channel of the unit
-  ptrdiff_t pixel_stride;
-  const float* pivot;
-  float* sums;  // [2][width]; null: none
-  int width;
-
-  template <int Q>
-  void store(int q0, int c, const V (&acc)[Q]) const {
-#pragma GCC unroll 16
-    for (int q = 0; q < Q; ++q) put<kStream>(y + (q0 + q) * pixel_stride + c, acc[q]);
-    if (sums == nullptr) return;
-    const V shift = load(pivot + c);
-    V first(0.0f), second(0.0f);
-#pragma GCC unroll 16
-    for (int q = 0; q < Q; ++q) {
-      const V value = acc[q] - shift;
-      first = first + value;
-      second = madd(value, value, second);
-    }
-    ops::MBCONV_LEVEL::store(sums + c, load(sums + c) + first);
-    ops::MBCONV_LEVEL::store(sums + width + c, load(sums + width + c) + second);
-  }
-};
-
-// The fp32 sums of a unit, [2][width], on their way to a slot: emptied into it before more than
-// kMaxTileRows values would have been added.
-class UnitSums {
- public:
-  UnitSums(float* memory, const Unit& unit, const ChannelSums& to, int slot)
-      : sums_(memory),
-        unit_(unit),
-        slot_(to ? to.slot(slot) + unit.c0 : nullptr),
-        channels_(to.channels) {
-    clear(sums_, 2 * unit.width);
-    if (slot_ == nullptr) return;
-    clear(slot_, unit.width);
-    clear(slot_ + channels_, unit.width);
-  }
-  // Where to add `values` values per channel; null without sums.
-  float* reserve(int values) {
-    if (slot_ == nullptr) return nullptr;
-    if (pending_ + values > kMaxTileRows) flush();
-    pending_ += values;
-    return sums_;
-  }
-  void flush() {
-    if (slot_ == nullptr) return;
-    for (int c = 0; c < unit_.width; ++c) {
-      slot_[c] += sums_[c];
-      slot_[channels_ + c] += sums_[unit_.width + c];
-    }
-    clear(sums_, 2 * unit_.width);
-    pending_ = 0;
-  }
-
- private:
-  float* sums_;
-  Unit unit_;
-  double* slot_;
-  int channels_;
-  int pending_ = 0;
-};
-
-// Calls body(first, last) for pieces of [0, pixels) short enough for fp32 sums.
-template <class Body>
-inline void for_each_piece(int pixels, const Body& body) {
-  for (int q = 0; q < pixels; q += kMaxTileRows) {
-    body(q, q + kMaxTileRows < pixels ? q + kMaxTileRows : pixels);
-  }
-}
-
-// The pixels of line `h` of image `n`, at the first channel of a unit.
-inline Pixels line_pixels(const Shape& shape, int n, int h, const Unit& unit) {
-  const ptrdiff_t offset = n * shape.image_stride() + channel_offset(shape, unit.c0) +
-                           ptrdiff_t{h} * shape.w * shape.block;
-  return {n, offset, shape.block, shape.w, kAhead};
-}
-
 template <int K, int S, bool kStream>
 void forward_item(const DwconvForward& args, int slot, int index, float* scratch) {
   const Shape& in = args.x.y.shape;
   const Shape& out = args.y.shape;
-  const Unit unit(in, index);
-  const RowCut& cut = args.cut.lines;
-  const RowCut::Range range = cut.item(slot, out.n, out.h);
+  const RowCut::Range range = args.cut.lines.item(slot, out.n, out.h);
   const int top = same_padding(in.h, K, S).before, left = same_padding(in.w, K, S).before;
-  const float* filter = args.w.panel(index);
 
   Scratch memory(scratch);
+  const Unit unit(in, index);
+  const float* filter = args.w.panel(index);
   UnitSums sums(memory.take(2 * unit.width), unit, args.sums, slot);
   const LineRing ring(memory, K, in.w, K, unit.width);
+  float* staged = kStaged<kStream> ? memory.take(ptrdiff_t{out.w} * unit.width) : nullptr;
 
   for (int n = range.first_image; n < range.first_image + range.images; ++n) {
     const int64_t base = int64_t{n} * out.h;
@@ -150,7 +39,9 @@ void forward_item(const DwconvForward& args, int slot, int index, float* scratch
         load_pixels(args.x, own ? args.x_out : View<float>{}, line_pixels(in, n, next, unit),
                     unit.c0, unit.width, ring.line(next), unit.width);
       }
-      float* y = args.y.data + line_pixels(out, n, o, unit).offset;
+      const Pixels pixels = line_pixels(out, n, o, unit);
+      float* y = staged != nullptr ? staged : args.y.data + pixels.offset;
+      const ptrdiff_t stride = staged != nullptr ? unit.width : pixels.stride;
       for_each_piece(out.w, [&](int q0, int q1) {
         Lines lines;
         lines.channels = unit.width;
@@ -158,11 +49,14 @@ void forward_item(const DwconvForward& args, int slot, int index, float* scratch
           lines.add(ring.line(h) + ptrdiff_t{q0 * S - left} * unit.width,
                     filter + ptrdiff_t{h - begin} * K * unit.width);
         }
-        dwconv_line<K, S>(
-            lines, q1 - q0,
-            StoreLine<kStream>{y + ptrdiff_t{q0} * out.block, out.block, args.pivot + unit.c0,
-                               sums.reserve(q1 - q0), unit.width});
+        dwconv_line<K, S>(lines, q1 - q0,
+                          StoreLine < kStream &&
+                              !kStaged < kStream >> {y + q0 * stride, stride, args.pivot + unit.c0,
+                                                     sums.reserve(q1 - q0), unit.width});
       });
+      if constexpr (kStaged<kStream>) {
+        stream_pixels(staged, unit.width, pixels, unit.width, args.y.data);
+      }
     }
   }
   sums.flush();
@@ -206,11 +100,11 @@ struct BackwardUnit {
     a = memory.take(line);
     derivative = memory.take(line);
     dx = memory.take(line);
-    flipped = memory.take(ptrdiff_t{K} * K * unit.width);
-    dflipped = memory.take(ptrdiff_t{K} * K * unit.width);
-    clear(dflipped, ptrdiff_t{K} * K * unit.width);
+    flipped = memory.take(K * K * unit.width);
+    dflipped = memory.take(K * K * unit.width);
+    clear(dflipped, K * K * unit.width);
     for_each_tap(args.w.panel(index),
-                 [&](const float* w, ptrdiff_t to) { copy_row(w, unit.width, flipped + to); });
+                 [&](const float* w, int to) { copy_row(w, unit.width, flipped + to); });
   }
 
   // Calls body(filter + tap, offset in flipped) for each tap of `filter`, [K*K][width].
@@ -221,8 +115,7 @@ struct BackwardUnit {
       for (int d = 0; d < S; ++d) {
         const TapClass taps(d, K, S, left, in.w);
         for (int t = 0; t < taps.taps; ++t, ++place) {
-          body(filter + ptrdiff_t{r * K + taps.column(t, S)} * unit.width,
-               ptrdiff_t{r * K + place} * unit.width);
+          body(filter + (r * K + taps.column(t, S)) * unit.width, (r * K + place) * unit.width);
         }
       }
     }
@@ -245,8 +138,8 @@ struct BackwardUnit {
           const float* pixel = y + ptrdiff_t{w} * in.block + c;
           prefetch(pixel + kAhead);
           const V z = madd(scale, load(pixel), shift);
-          store(a + ptrdiff_t{w} * unit.width + c, decltype(f)::value(z, slope));
-          store(derivative + ptrdiff_t{w} * unit.width + c, slope);
+          store(a + w * unit.width + c, decltype(f)::value(z, slope));
+          store(derivative + w * unit.width + c, slope);
         }
       });
     });
@@ -257,16 +150,17 @@ struct BackwardUnit {
   void correlate(int d, const TapClass& taps, int place, int h, int o0, int o1) const {
     Lines lines;
     lines.channels = unit.width;
+    float* dw[kMaxTaps];
     for (int o = o0; o < o1; ++o) {
       const ptrdiff_t filter = ptrdiff_t{(h + top - S * o) * K + place} * unit.width;
-      const float* line = dy.line(o) + ptrdiff_t{taps.start} * unit.width;
-      lines.add(line, flipped + filter);
-      dwconv_filter_line<T>(a + ptrdiff_t{d} * unit.width, ptrdiff_t{S} * unit.width, line,
-                            taps.pixels, unit.width, dflipped + filter);
+      dw[lines.count] = dflipped + filter;
+      lines.add(dy.line(o) + ptrdiff_t{taps.start} * unit.width, flipped + filter);
     }
-    dwconv_line<T, 1>(lines, taps.pixels,
-                      StoreLine<false>{dx + ptrdiff_t{d} * unit.width, ptrdiff_t{S} * unit.width,
-                                       nullptr, nullptr, unit.width});
+    dwconv_filter_lines<T>(a + d * unit.width, S * unit.width, lines.x, lines.count, taps.pixels,
+                           unit.width, dw);
+    dwconv_line<T, 1>(
+        lines, taps.pixels,
+        StoreLine<false>{dx + d * unit.width, S * unit.width, nullptr, nullptr, unit.width});
   }
 
   void line(int n, int h, int o0, int o1, UnitSums& sums) const {
@@ -322,12 +216,10 @@ void backward_item(const DwconvBackward& args, int slot, int index, float* scrat
     }
   }
   sums.flush();
-  float* dw = args.cut.lines.items() > 1
-                  ? args.dw_slots + slot * static_cast<ptrdiff_t>(args.dw.size()) +
-                        (args.dw.panel(index) - args.dw.data)
-                  : args.dw.panel(index);
-  const bool overwrite = args.cut.lines.items() > 1;
-  unit.for_each_tap(dw, [&](float* to, ptrdiff_t from) {
+  Packed<float> dw = args.dw;
+  const bool overwrite = cut.items() > 1;
+  if (overwrite) dw.data = args.dw_slots + slot * static_cast<ptrdiff_t>(dw.size());
+  unit.for_each_tap(dw.panel(index), [&](float* to, int from) {
     for (int c = 0; c < unit.unit.width; c += kWidth) {
       const V sum = load(unit.dflipped + from + c);
       store(to + c, overwrite ? sum : load(to + c) + sum);
@@ -335,38 +227,19 @@ void backward_item(const DwconvBackward& args, int slot, int index, float* scrat
   });
 }
 
-// Calls body(kernel size, stride, stream) with constants.
-template <int kValue>
-struct Constant {
-  static constexpr int value = kValue;
-};
-template <class Body>
-inline void with_kind(int ksize, int stride, bool stream, const Body& body) {
-  with_flag(stream, [&](auto flag) {
-    if (ksize == 3) {
-      stride == 1 ? body(Constant<3>(), Constant<1>(), flag)
-                  : body(Constant<3>(), Constant<2>(), flag);
-    } else {
-      stride == 1 ? body(Constant<5>(), Constant<1>(), flag)
-                  : body(Constant<5>(), Constant<2>(), flag);
-    }
-  });
-}
-
 }  // namespace
 
 void dwconv_forward(const DwconvForward& args, int slot, int unit, float* scratch) {
-  with_kind(args.ksize, args.stride, streams(args.y.shape, 1), [&](auto k, auto s, auto stream) {
+  with_kind(args.ksize, args.stride, streams(args.y.shape), [&](auto k, auto s, auto stream) {
     forward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
   });
   fence_streams();
 }
 
 void dwconv_backward(const DwconvBackward& args, int slot, int unit, float* scratch) {
-  with_kind(args.ksize, args.stride, streams(args.dx.dz.shape, 1),
-            [&](auto k, auto s, auto stream) {
-              backward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
-            });
+  with_kind(args.ksize, args.stride, streams(args.dx.dz.shape), [&](auto k, auto s, auto stream) {
+    backward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
+  });
   fence_streams();
 }
 

@@ -18,6 +18,20 @@ inline void flush_sums(float* tile_sums, const ChannelSums& sums, int slot) {
   }
 }
 
+// Streaming stores must fill lines of memory: where a vector is shorter than a line (kLane),
+// results of one vector of channels after the other are staged in scratch memory.
+template <bool kStream>
+constexpr bool kStaged = kStream&& kWidth < kLane;
+
+// Stores staged pixels [count][ld] of `width` channels to data.
+inline void stream_pixels(const float* staged, ptrdiff_t ld, const Pixels& pixels, int width,
+                          float* data) {
+  for (int p = 0; p < pixels.count; ++p) {
+    float* to = data + pixels.offset + p * pixels.stride;
+    for (int c = 0; c < width; c += kWidth) stream(to + c, load(staged + p * ld + c));
+  }
+}
+
 // Output policy of gemm_panel: keeps the product in a tile and meanwhile asks memory for the same
 // rows of up to two tensors of one shape, `width` channels from element `offset` on.
 struct StoreTileAndPrefetch {
@@ -42,11 +56,10 @@ struct StoreTileAndPrefetch {
 };
 
 // Whether a tensor is stored past the caches: where it is too large to stay there until the next
-// pass reads it, an ordinary store would only read each line before it overwrites it. `vectors`
-// consecutive ones are stored at a time; they must fill lines of memory.
-inline bool streams(const Shape& shape, int vectors) {
-  constexpr size_t kCacheBytes = size_t{16} << 20;
-  return vectors * kWidth >= kLane && shape.size() * sizeof(float) > kCacheBytes;
+// pass reads it, an ordinary store would only read each line before it overwrites it.
+inline bool streams(const Shape& shape) {
+  constexpr size_t kCacheBytes = size_t{1} << 22;
+  return shape.size() * sizeof(float) > kCacheBytes;
 }
 
 // Output policy of gemm_panel: stores a raw convolution output straight from the registers and,
@@ -88,11 +101,11 @@ struct StoreOutput {
 };
 
 // Pixels of an InputGrad: dz = (dx + skip) * f', with f' given in `slopes` if not null (F is then
-// unused), and the sums of dz and dz * xhat. dx and `slopes` are [pixel][ld]; channels
+// unused), and the sums of dz and dz * xhat. dx and `slopes` are [pixel][ld], dx is lost; channels
 // [c0, c0 + width) of the tensor, of which `sums` and `sums_xhat` have the first at 0.
 template <class F, bool kSkip, bool kStream>
-inline void input_grad_pixels(const InputGrad& out, const float* dx, const float* slopes,
-                              ptrdiff_t ld, const Pixels& pixels, int c0, int width, float* sums,
+inline void input_grad_pixels(const InputGrad& out, float* dx, const float* slopes, ptrdiff_t ld,
+                              const Pixels& pixels, int c0, int width, float* sums,
                               float* sums_xhat) {
   const float* skip = at(out.skip.data, pixels.offset);
   const float* y = out.y.data + pixels.offset;
@@ -117,37 +130,46 @@ inline void input_grad_pixels(const InputGrad& out, const float* dx, const float
         grad = grad + load(skip + to);
       }
       grad = grad * slope;
-      put<kStream>(dz + to, grad);
+      if constexpr (kStaged<kStream>) {
+        store(dx + p * ld + c, grad);
+      } else {
+        put<kStream>(dz + to, grad);
+      }
       sum = sum + grad;
       sum_xhat = madd(grad, (value - mean) * invstd, sum_xhat);
     }
     store(sums + c, sum);
     store(sums_xhat + c, sum_xhat);
   });
+  if constexpr (kStaged<kStream>) stream_pixels(dx, ld, pixels, width, out.dz.data);
 }
 
 // Epilogue of an input gradient: all channels of the rows of a tile dx[rows][ld] of an NHWC tensor.
 // `sums`, [2][channels], may be null where there is no batch norm.
-inline void store_input_grad(const InputGrad& out, const TileRows& rows, Tile dx, float* sums) {
+inline void store_input_grad(const InputGrad& out, const TileRows& rows, float* dx, ptrdiff_t ld,
+                             float* sums) {
   const Shape& shape = out.dz.shape;
   if (!out.y) {
     for (int r = 0; r < rows.count; ++r) {
-      copy_row(dx.data + r * dx.ld, shape.padded_c(), out.dz.data + row_offset(shape, rows, r));
+      copy_row(dx + r * ld, shape.padded_c(), out.dz.data + row_offset(shape, rows, r));
     }
     return;
   }
   const int channels = shape.padded_c();
   with_activation(out.activation, [&](auto f) {
-    for_each_image(rows, [&](int r0, int r1) {
-      const Pixels pixels = tile_pixels(shape, rows, r0, r1, 0, kAhead);
-      const float* from = dx.data + r0 * dx.ld;
-      if (out.skip) {
-        input_grad_pixels<decltype(f), true, false>(out, from, nullptr, dx.ld, pixels, 0, channels,
-                                                    sums, sums + channels);
-      } else {
-        input_grad_pixels<decltype(f), false, false>(out, from, nullptr, dx.ld, pixels, 0, channels,
-                                                     sums, sums + channels);
-      }
+    with_flag(streams(shape), [&](auto stream) {
+      constexpr bool kStream = decltype(stream)::value;
+      for_each_image(rows, [&](int r0, int r1) {
+        const Pixels pixels = tile_pixels(shape, rows, r0, r1, 0, kAhead);
+        float* from = dx + r0 * ld;
+        if (out.skip) {
+          input_grad_pixels<decltype(f), true, kStream>(out, from, nullptr, ld, pixels, 0, channels,
+                                                        sums, sums + channels);
+        } else {
+          input_grad_pixels<decltype(f), false, kStream>(out, from, nullptr, ld, pixels, 0,
+                                                         channels, sums, sums + channels);
+        }
+      });
     });
   });
 }

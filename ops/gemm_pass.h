@@ -33,7 +33,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
     clear(sums, 2 * n);
     clear(p.sums.slot(slot), 2 * n);
   }
-  const bool stream = streams(shape, kNR / kWidth);
+  const bool stream = streams(shape);
   for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
     ptrdiff_t offset[kTileRows];
     for (int r = 0; r < rows.count; ++r) offset[r] = row_offset(shape, rows, r);
@@ -115,11 +115,12 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* 
       gemm_tn(rows.count, cin, width, {x, ld}, {dy, kWideBlock}, dw.panel(panel), width);
     }
     if (whole && p.dx) {
-      store_input_grad(p.dx, rows, {dx, ld}, sums);
+      store_input_grad(p.dx, rows, dx, ld, sums);
       if (sums != nullptr) flush_sums(sums, p.dx.sums, slot);
     }
-    row += rows.count;
+        row += rows.count;
   });
+  fence_streams();
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ inline void gate_rows(const ProjectBackward& args, const TileRows& rows, int r0,
     p[2] = p[2] + slope;
     p[3] = madd(g_slope, xhat, p[3]);
     p[4] = madd(slope, xhat, p[4]);
-    put<kStream>(args.g.data + offset, g);
+    if constexpr (!kStaged<kStream>) put<kStream>(args.g.data + offset, g);
     store(in_tile, a * gate);
   }
   for (int i = 0; i < kGateSums; ++i) {
@@ -61,6 +61,10 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int pa
                                   width});
   for_each_image(rows, [&](int r0, int r1) {
     double* sums = args.gate_sums + ptrdiff_t{rows.image[r0] * parts + part} * kGateSums * channels;
+    if constexpr (kStaged<kStream>) {
+      stream_pixels(g + ptrdiff_t{r0} * kWideBlock, kWideBlock,
+                    tile_pixels(args.x.y.shape, rows, r0, r1, c0, 0), width, args.g.data);
+    }
     for (int c = 0; c < width; c += kWidth) {
       gate_rows<F, kStream>(args, rows, r0, r1, c0 + c, ahead, g + c, sums, channels);
     }
@@ -100,7 +104,7 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
   float* dy = memory.take(ptrdiff_t{kTileRows} * cout);
   float* g = memory.take(kTileRows * kWideBlock);
   with_activation(args.x.activation, [&](auto f) {
-    with_flag(streams(shape, 1), [&](auto stream) {
+    with_flag(streams(shape), [&](auto stream) {
       for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
         load_grad_rows(args.dy, rows, 0, cout, kAhead, dy, cout);
         for (int panel = first; panel < last; ++panel) {

@@ -177,6 +177,11 @@ TEST_CASE("conv1x1 backward: matches reference") {
     Backward backward(c, Values::reals);
     check_matches_reference(ops::conv1x1_backward_variants(), backward, kTolerance);
   }
+  if (!small_run()) {
+    Backward large({"large", kLargeMap, 48, 16, false, kNormalised, {}, true, true, true},
+                   Values::reals);
+    check_matches_reference(ops::conv1x1_backward_variants(), large, kTolerance);
+  }
   for (const Activation f : ops::kActivations) {
     CAPTURE(std::string(name(f)));
     Backward backward({"", {2, 3, 3}, 24, 24, false, {true, f}, {true, true, false, false, f}},

@@ -116,6 +116,11 @@ TEST_CASE("conv1x1: matches reference") {
     Forward forward(c, Values::reals);
     check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
   }
+  if (!small_run()) {
+    Forward large({"large", shape(kLargeMap, 8, false), shape(kLargeMap, 48, true), {}},
+                  Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), large, kTolerance);
+  }
   for (const Activation f : ops::kActivations) {
     CAPTURE(std::string(name(f)));
     Forward forward(

@@ -155,6 +155,10 @@ TEST_CASE("dwconv backward: matches reference") {
       check_matches_reference(ops::dwconv_backward_variants(), narrow, kTolerance);
     }
   });
+  if (!small_run()) {
+    Backward large({"", shape(kLargeMap, 48, true), 3, 2}, Values::reals);
+    check_matches_reference(ops::dwconv_backward_variants(), large, kTolerance);
+  }
   for (const Block& b : some(kBlocks, 2)) {
     CAPTURE(b.expanded);
     Backward backward({"", shape(b.map, b.expanded, true), b.ksize, b.stride}, Values::reals);

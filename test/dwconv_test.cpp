@@ -178,6 +178,10 @@ TEST_CASE("dwconv: matches reference") {
       check_matches_reference(ops::dwconv_forward_variants(), narrow, kTolerance);
     }
   });
+  if (!small_run()) {
+    Forward large({"", shape(kLargeMap, 48, true), 3, 1}, Values::reals);
+    check_matches_reference(ops::dwconv_forward_variants(), large, kTolerance);
+  }
   for (const Block& b : some(kBlocks, 2)) {
     CAPTURE(b.expanded);
     Forward forward({"", shape(b.map, b.expanded, true), b.ksize, b.stride}, Values::reals);

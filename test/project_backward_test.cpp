@@ -184,6 +184,10 @@ TEST_CASE("project backward: matches reference") {
     Backward backward(c, Values::reals);
     check_matches_reference(ops::project_backward_variants(), backward, kTolerance);
   }
+  if (!small_run()) {
+    Backward large({"large", shape(kLargeMap, 48), 8, 3}, Values::reals);
+    check_matches_reference(ops::project_backward_variants(), large, kTolerance);
+  }
   for (const Activation f : {Activation::relu6, Activation::leaky_relu, Activation::linear}) {
     CAPTURE(std::string(name(f)));
     Backward backward({"", shape({2, 4, 4}, 40), 24, 5, f}, Values::reals);

@@ -16,6 +16,9 @@ inline constexpr Map kMaps[] = {{5, 1, 1},   {3, 2, 2},   {2, 3, 3},  {1, 4, 4},
                                 {2, 5, 7},   {3, 7, 7},   {2, 8, 8},  {1, 9, 9},
                                 {1, 15, 15}, {1, 17, 19}, {1, 28, 28}};
 
+// A map of which 48 channels are more than ops keep in caches: they store such tensors past them.
+inline constexpr Map kLargeMap = {2, 107, 105};
+
 // The blocks of EfficientNet-B0, one of each kind, on maps of a small picture: channels in,
 // expanded, out, then kernel size, stride and input map.
 struct Block {
