@@ -111,10 +111,12 @@ void Head::add_costs(Plan& plan) {
                                ops::largest_share(cut, rows.n, rows.pixels()) / units});
   };
   const double input = bytes(x) * ((input_->has_skip() ? 2 : 1) + (x_in_.shape.n > 0 ? 1 : 0));
-  cost_.conv = add("head", conv, input + bytes(y), conv_cut_, y, 1);
+  cost_.conv =
+      add("head", conv, input + bytes(y), conv_cut_, y, ops::conv1x1_forward_column_groups(x, y));
   cost_.pool = add("head pool", 0, bytes(y), pool_cut_, y, ceil_div(y.padded_c(), kWideBlock));
-  cost_.classifier = add("classifier", dense, bytes(features_.shape) + bytes(logits_.shape),
-                         classifier_cut_, features_.shape, 1);
+  cost_.classifier =
+      add("classifier", dense, bytes(features_.shape) + bytes(logits_.shape), classifier_cut_,
+          features_.shape, ops::conv1x1_forward_column_groups(features_.shape, logits_.shape));
   if (!plan.training()) return;
   cost_.classifier_backward =
       add("classifier backward", 2 * dense, 2 * bytes(features_.shape) + bytes(logits_.shape),
@@ -144,14 +146,17 @@ void Head::forward(const ops::Context& context, const DropoutKey* training) {
   args.w = parameters_->packed(classifier_w_);
   args.y = logits_;
   args.cut = classifier_cut_;
+  args.column_groups = ops::conv1x1_forward_column_groups(features_.shape, logits_.shape);
   ops::conv1x1_forward(context, args);
 }
 
 void Head::forward_conv(const ops::Context& context, bool training) {
   const Profile::Scope scope(context.profile, cost_.conv);
   const ops::ChannelSums sums = training ? conv_sums_ : ops::ChannelSums{};
-  ops::conv1x1_forward(context, {input_->deferred(), x_in_, parameters_->packed(w_), conv_.y,
-                                 bn_.vectors().running_mean, sums, conv_cut_});
+  ops::conv1x1_forward(
+      context,
+      {input_->deferred(), x_in_, parameters_->packed(w_), conv_.y, bn_.vectors().running_mean,
+       sums, conv_cut_, ops::conv1x1_forward_column_groups(input_->y.shape, conv_.y.shape)});
   if (training) bn_.forward(*context.workers, conv_.y, conv_cut_, conv_sums_);
 }
 

@@ -76,9 +76,11 @@ void Mbconv::forward(const ops::Context& context, bool training) {
 
 void Mbconv::forward_expand(const ops::Context& context, bool training) {
   const Profile::Scope scope(context.profile, cost_.expand);
-  ops::conv1x1_forward(context, {input_->deferred(), x_in_, parameters_->packed(expand_w_),
-                                 expanded_.y, expand_bn_->vectors().running_mean,
-                                 training ? expand_sums_ : ops::ChannelSums{}, expand_cut_});
+  ops::conv1x1_forward(
+      context,
+      {input_->deferred(), x_in_, parameters_->packed(expand_w_), expanded_.y,
+       expand_bn_->vectors().running_mean, training ? expand_sums_ : ops::ChannelSums{},
+       expand_cut_, ops::conv1x1_forward_column_groups(input_->y.shape, expanded_.y.shape)});
   if (training) expand_bn_->forward(*context.workers, expanded_.y, expand_cut_, expand_sums_);
 }
 

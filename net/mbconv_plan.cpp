@@ -19,7 +19,7 @@ double macs(const Shape& rows, int64_t macs_a_row) {
 
 size_t Mbconv::scratch() const {
   size_t floats = std::max(ops::dwconv_scratch(wide_shape(), config_.ksize),
-                           ops::project_scratch(depthwise_.y.shape, config_.out));
+                           ops::project_scratch(depthwise_.y.shape, config_.out, config_.reduced));
   if (config_.expand) {
     const Shape& x = input_->y.shape;
     floats = std::max({floats, ops::conv1x1_forward_scratch(x, expanded_.y.shape),
@@ -176,8 +176,8 @@ void Mbconv::add_costs(Plan& plan) {
   const ops::RowCut& lines = depthwise_cut_.lines;
   const ops::RowCut& product = project_cut_.product;
   if (c.expand) {
-    cost_.expand =
-        add("expand", macs(x, expand), input + bytes(wide), expand_cut_, x.n, x.pixels(), 1);
+    cost_.expand = add("expand", macs(x, expand), input + bytes(wide), expand_cut_, x.n, x.pixels(),
+                       ops::conv1x1_forward_column_groups(x, wide));
   }
   cost_.depthwise = add("depthwise", macs(d, taps), (c.expand ? bytes(wide) : input) + bytes(d),
                         lines, d.n, d.h, depthwise_cut_.units);

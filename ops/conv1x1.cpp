@@ -40,8 +40,11 @@ constexpr Variant<Conv1x1BackwardItem> kBackwardJoin[] = {
 
 // Partial filter gradients of a pass may take this many floats.
 constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;
-// More channel groups would cost more in partial input gradients than they bring.
-constexpr int kMaxChannelGroups = 3;
+// Items of fewer rows would mostly read weights.
+constexpr int kMinItemRows = 32;
+// Slots of fewer rows would mostly write filter gradients, and more channel groups mostly partial
+// input gradients, which cost less where there are few rows.
+constexpr int kMinSlotRows = 192, kMaxChannelGroups = 3, kMaxChannelGroupsOfOneSlot = 8;
 
 void require_same(const char* what, const Shape& got, const Shape& expected) {
   require(got == expected, "conv1x1: ", what, " is [", got.n, ",", got.h, ",", got.w, ",", got.c,
@@ -70,7 +73,16 @@ std::span<const Variant<Conv1x1BackwardItem>> conv1x1_backward_variants() {
 }
 
 RowCut conv1x1_forward_cut(const Shape& x, const Shape& y) {
-  return cut_rows(x.n, x.pixels(), wanted_items(x.rows() * x.c * y.c), kTileRows / 2);
+  const int64_t most = std::max<int64_t>(1, x.rows() / kMinItemRows);
+  const int64_t items = std::min(wanted_items(x.rows() * x.c * y.c), most);
+  return cut_rows(x.n, x.pixels(), items, kTileRows / 2);
+}
+
+int conv1x1_forward_column_groups(const Shape& x, const Shape& y) {
+  const int64_t items = wanted_items(x.rows() * x.c * y.c);
+  const int panels = ceil_div(y.padded_c(), kWideBlock);
+  const int rows = conv1x1_forward_cut(x, y).items();
+  return static_cast<int>(std::clamp<int64_t>(items / rows, 1, panels));
 }
 
 size_t conv1x1_forward_scratch(const Shape& x, const Shape& y) {
@@ -88,24 +100,25 @@ void conv1x1_forward(const Context& context, const Conv1x1Forward& args) {
   if (args.x_out) require_same("x_out", args.x_out.shape, x);
   if (args.x.skip) require_same("skip", args.x.skip.shape, x);
   require_sums("sums", args.sums, args.cut.items(), y);
+  const int groups = args.column_groups;
+  require(groups >= 1 && groups <= args.w.panels(), "conv1x1: ", groups,
+          " column groups, expected 1 to ", args.w.panels());
   const auto item = pick(conv1x1_forward_variants(), context.isa).function;
-  context.workers->run(args.cut.items(), [&](int slot, int worker) {
-    item(args, slot, context.worker_scratch(worker));
+  context.workers->run(args.cut.items() * groups, [&](int i, int worker) {
+    item(args, i / groups, i % groups, context.worker_scratch(worker));
   });
 }
 
 Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy) {
-  // Slots cost memory traffic in proportion to Cin * Cout each, channel groups in proportion to
-  // Cin * rows: split the wanted number of items in the ratio that costs least.
   const int64_t rows = x.rows();
   const int64_t items = wanted_items(2 * rows * x.c * dy.c);
-  const double balanced = std::sqrt(static_cast<double>(items) * dy.c / static_cast<double>(rows));
-  const int panels = ceil_div(dy.c, kWideBlock);
-  const int groups =
-      std::clamp(static_cast<int>(std::lround(balanced)), 1, std::min(kMaxChannelGroups, panels));
-  const int64_t slots = std::min(std::max<int64_t>(1, items / groups),
-                                 std::max<int64_t>(1, kMaxSlotFloats / (int64_t{x.c} * dy.c)));
-  return {cut_rows(x.n, x.pixels(), slots, kTileRows / 2), groups};
+  const int64_t slots = std::max<int64_t>(
+      1, std::min({items, rows / kMinSlotRows, kMaxSlotFloats / (int64_t{x.c} * dy.c)}));
+  const RowCut cut = cut_rows(x.n, x.pixels(), slots, kTileRows / 2);
+  const int most = cut.items() == 1 ? kMaxChannelGroupsOfOneSlot : kMaxChannelGroups;
+  const int64_t groups = std::min<int64_t>(items / cut.items(), most);
+  return {cut,
+          static_cast<int>(std::clamp<int64_t>(groups, 1, ceil_div(dy.padded_c(), kWideBlock)))};
 }
 
 size_t conv1x1_backward_scratch(const Shape& x) {

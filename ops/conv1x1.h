@@ -21,13 +21,16 @@ struct Conv1x1Forward {
   const float* pivot;     // [Cout] what is subtracted before summing
   ChannelSums sums;       // out: of y - pivot and its square, a slot for each item; or empty
   RowCut cut;
+  int column_groups = 1;  // of w's column panels
 };
 
 RowCut conv1x1_forward_cut(const Shape& x, const Shape& y);
+// Where there are too few rows to feed many threads, columns are cut as well.
+int conv1x1_forward_column_groups(const Shape& x, const Shape& y);
 // Floats of scratch memory a worker needs.
 size_t conv1x1_forward_scratch(const Shape& x, const Shape& y);
-// Overwrites y, x_out and sums. Parallel over cut.items() row ranges. Throws Error if shapes do not
-// fit together.
+// Overwrites y, x_out and sums. Parallel over row ranges and column groups. Throws Error if shapes
+// do not fit together.
 void conv1x1_forward(const Context& context, const Conv1x1Forward& args);
 
 // Both gradients in one sweep over dy:
@@ -54,8 +57,8 @@ size_t conv1x1_backward_scratch(const Shape& x);
 // ranges and channel groups.
 void conv1x1_backward(const Context& context, const Conv1x1Backward& args);
 
-// One work item of a pass. `slot` is the row range, `group` the channel group.
-using Conv1x1ForwardItem = void(const Conv1x1Forward& args, int slot, float* scratch);
+// One work item of a pass. `slot` is the row range, `group` the column or channel group.
+using Conv1x1ForwardItem = void(const Conv1x1Forward& args, int slot, int group, float* scratch);
 using Conv1x1BackwardItem = void(const Conv1x1Backward& args, int slot, int group, float* scratch);
 
 std::span<const Variant<Conv1x1ForwardItem>> conv1x1_forward_variants();

@@ -7,19 +7,22 @@ namespace mbconv::ops::MBCONV_LEVEL {
 Conv1x1ForwardItem conv1x1_forward;
 Conv1x1BackwardItem conv1x1_backward, conv1x1_backward_join;
 
-void conv1x1_forward(const Conv1x1Forward& args, int slot, float* scratch) {
+void conv1x1_forward(const Conv1x1Forward& args, int slot, int group, float* scratch) {
   const Shape& shape = args.x.y.shape;
+  const int first = args.w.panels() * group / args.column_groups;
+  const int last = args.w.panels() * (group + 1) / args.column_groups;
+  const View<float> x_out = group == 0 ? args.x_out : View<float>{};
   const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
   // A chunk of the depth may span several blocks of a wide tensor.
   const auto load = [&](const TileRows& rows, int k0, int depth, float* tile, int ld) {
     for (int k = 0; k < depth; k += shape.block) {
       const int left = round_up(depth - k, kLane);
-      load_rows(args.x, args.x_out, rows, k0 + k, left < shape.block ? left : shape.block,
+      load_rows(args.x, x_out, rows, k0 + k, left < shape.block ? left : shape.block,
                 next_block(shape, rows, k0 + k, 0, shape.blocks()), tile + k, ld);
     }
   };
-  forward_rows({args.w, args.y, args.pivot, args.sums}, range.begin, range.end, slot, scratch,
-               load);
+  forward_rows({args.w, first, last, args.y, args.pivot, args.sums}, range.begin, range.end, slot,
+               scratch, load);
 }
 
 void conv1x1_backward(const Conv1x1Backward& args, int slot, int group, float* scratch) {
@@ -37,11 +40,7 @@ void conv1x1_backward_join(const Conv1x1Backward& args, int slot, int, float* sc
   const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
   Scratch memory(scratch);
   float* dx = memory.take(kTileRows * ld);
-  float* sums = args.dx.sums ? memory.take(2 * ld) : nullptr;
-  if (sums != nullptr) {
-    clear(sums, 2 * ld);
-    clear(args.dx.sums.slot(slot), 2 * ld);
-  }
+  const TileSums sums(memory, args.dx.sums, slot, 0, shape.padded_c());
   int64_t row = range.begin;
   for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
     const ptrdiff_t count = rows.count * ld;
@@ -52,9 +51,9 @@ void conv1x1_backward_join(const Conv1x1Backward& args, int slot, int, float* sc
       }
       store(dx + i, sum);
     }
-    store_input_grad(args.dx, rows, dx, ld, sums);
-    if (sums != nullptr) flush_sums(sums, args.dx.sums, slot);
-        row += rows.count;
+    store_input_grad(args.dx, rows, dx, ld, sums.tile);
+    sums.flush();
+    row += rows.count;
   });
   fence_streams();
 }

@@ -9,14 +9,35 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
-// Adds the fp32 sums of a tile, [2][channels], to a slot and clears them.
-inline void flush_sums(float* tile_sums, const ChannelSums& sums, int slot) {
-  double* out = sums.slot(slot);
-  for (int i = 0; i < 2 * sums.channels; ++i) {
-    out[i] += tile_sums[i];
-    tile_sums[i] = 0.0f;
+// Channels [first, last) of the fp32 sums of a tile, [2][channels], and of the slot they belong to.
+struct TileSums {
+  float* tile;  // null: none
+  double* slot;
+  int channels, first, last;
+
+  TileSums(Scratch& memory, const ChannelSums& sums, int number, int c0, int c1)
+      : tile(sums ? memory.take(2 * sums.channels) : nullptr),
+        slot(sums ? sums.slot(number) : nullptr),
+        channels(sums.channels),
+        first(c0),
+        last(c1 < sums.channels ? c1 : sums.channels) {
+    if (tile == nullptr) return;
+    for (int plane = 0; plane < 2 * channels; plane += channels) {
+      clear(tile + plane + first, last - first);
+      clear(slot + plane + first, last - first);
+    }
   }
-}
+  // Adds the sums of the tile to the slot and clears them.
+  void flush() const {
+    if (tile == nullptr) return;
+    for (int plane = 0; plane < 2 * channels; plane += channels) {
+      for (int c = plane + first; c < plane + last; ++c) {
+        slot[c] += tile[c];
+        tile[c] = 0.0f;
+      }
+    }
+  }
+};
 
 // Streaming stores must fill lines of memory: where a vector is shorter than a line (kLane),
 // results of one vector of channels after the other are staged in scratch memory.

@@ -116,9 +116,9 @@ inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int 
   }
 }
 
-// dW[KR x NV * kWidth] += A^T B over m rows: A's columns are dW's rows, no transpose needed. The
-// register tile and its bound are gemm_micro's.
-template <int KR, int NV>
+// dW[KR x NV * kWidth] = A^T B over m rows, with kAdd added to what is there: A's columns are dW's
+// rows, no transpose needed. The register tile and its bound are gemm_micro's.
+template <int KR, int NV, bool kAdd>
 inline void gemm_tn_micro(int m, const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb,
                           float* dw, ptrdiff_t lddw) {
   V acc[KR][NV];
@@ -143,40 +143,48 @@ inline void gemm_tn_micro(int m, const float* a, ptrdiff_t lda, const float* b, 
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       float* p = dw + r * lddw + v * kWidth;
-      store(p, load(p) + acc[r][v]);
+      store(p, kAdd ? load(p) + acc[r][v] : acc[r][v]);
     }
   }
 }
 
-template <int KR, int NV>
+template <int KR, int NV, bool kAdd>
 inline void gemm_tn_remainder(int rows, int m, const float* a, ptrdiff_t lda, const float* b,
                               ptrdiff_t ldb, float* dw, ptrdiff_t lddw) {
   if constexpr (KR > 0) {
     if (rows == KR) {
-      gemm_tn_micro<KR, NV>(m, a, lda, b, ldb, dw, lddw);
+      gemm_tn_micro<KR, NV, kAdd>(m, a, lda, b, ldb, dw, lddw);
     } else {
-      gemm_tn_remainder<KR - 1, NV>(rows, m, a, lda, b, ldb, dw, lddw);
+      gemm_tn_remainder<KR - 1, NV, kAdd>(rows, m, a, lda, b, ldb, dw, lddw);
     }
   }
 }
 
-template <int NV>
+template <int NV, bool kAdd>
 inline void gemm_tn_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, float* dw,
                             ptrdiff_t lddw) {
   int r = 0;
   for (; r + kMR <= k; r += kMR)
-    gemm_tn_micro<kMR, NV>(m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
-  gemm_tn_remainder<kMR - 1, NV>(k - r, m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
+    gemm_tn_micro<kMR, NV, kAdd>(m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
+  gemm_tn_remainder<kMR - 1, NV, kAdd>(k - r, m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
 }
 
-// dW[k x width] += A[m x k]^T B[m x width]; width is a multiple of kLane.
-inline void gemm_tn(int m, int k, int width, Tile a, Tile b, float* dw, ptrdiff_t lddw) {
+template <bool kAdd>
+inline void gemm_tn_all(int m, int k, int width, Tile a, Tile b, float* dw, ptrdiff_t lddw) {
   int c = 0;
-  for (; c + kNR <= width; c += kNR) gemm_tn_columns<kNV>(m, k, a, b.data + c, b.ld, dw + c, lddw);
+  for (; c + kNR <= width; c += kNR)
+    gemm_tn_columns<kNV, kAdd>(m, k, a, b.data + c, b.ld, dw + c, lddw);
   if constexpr (kNV > 2) {
-    if (width - c == 2 * kWidth) gemm_tn_columns<2>(m, k, a, b.data + c, b.ld, dw + c, lddw);
-    if (width - c == kWidth) gemm_tn_columns<1>(m, k, a, b.data + c, b.ld, dw + c, lddw);
+    if (width - c == 2 * kWidth) gemm_tn_columns<2, kAdd>(m, k, a, b.data + c, b.ld, dw + c, lddw);
+    if (width - c == kWidth) gemm_tn_columns<1, kAdd>(m, k, a, b.data + c, b.ld, dw + c, lddw);
   }
+}
+
+// dW[k x width] = A[m x k]^T B[m x width], with `add` added to what is there; width is a multiple
+// of kLane.
+inline void gemm_tn(int m, int k, int width, Tile a, Tile b, float* dw, ptrdiff_t lddw, bool add) {
+  with_flag(add,
+            [&](auto flag) { gemm_tn_all<decltype(flag)::value>(m, k, width, a, b, dw, lddw); });
 }
 
 #else
@@ -200,7 +208,10 @@ inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int 
   }
 }
 
-inline void gemm_tn(int m, int k, int width, Tile a, Tile b, float* dw, ptrdiff_t lddw) {
+inline void gemm_tn(int m, int k, int width, Tile a, Tile b, float* dw, ptrdiff_t lddw, bool add) {
+  for (int r = 0; r < k && !add; ++r) {
+    for (int c = 0; c < width; ++c) dw[r * lddw + c] = 0.0f;
+  }
   ref::conv1x1_backward_filter(m, k, width, a.data, a.ld, b.data, b.ld, dw, lddw);
 }
 

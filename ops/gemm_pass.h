@@ -12,12 +12,13 @@ namespace {
 
 struct Product {
   Packed<const float> w;
+  int first, last;  // column panels of w
   View<float> y;
   const float* pivot;
   ChannelSums sums;
 };
 
-// y = x w over the rows [begin, end), with batch-norm sums into slot `slot`.
+// The panels of y = x w over the rows [begin, end), with batch-norm sums into slot `slot`.
 // load(rows, k0, depth, tile, ld): the prologue, columns [k0, k0 + depth) of x.
 template <class Load>
 inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot, float* scratch,
@@ -27,12 +28,8 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
   const int kc = k < kTileDepth ? round_up(k, kLane) : kTileDepth;
   Scratch memory(scratch);
   float* x = memory.take(ptrdiff_t{kTileRows} * kc);
-  float* sums = p.sums ? memory.take(2 * n) : nullptr;
+  const TileSums sums(memory, p.sums, slot, p.first * kWideBlock, p.last * kWideBlock);
   float* partial = k > kc ? memory.take(ptrdiff_t{kTileRows} * n) : nullptr;
-  if (sums != nullptr) {
-    clear(sums, 2 * n);
-    clear(p.sums.slot(slot), 2 * n);
-  }
   const bool stream = streams(shape);
   for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
     ptrdiff_t offset[kTileRows];
@@ -41,7 +38,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
       const int depth = k - k0 < kc ? k - k0 : kc;
       const Tile init{k0 > 0 ? partial : nullptr, n};
       load(rows, k0, depth, x, kc);
-      for (int panel = 0; panel < p.w.panels(); ++panel) {
+      for (int panel = p.first; panel < p.last; ++panel) {
         if (k0 + depth < k) {
           gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init, StoreTile{partial, n});
         } else {
@@ -49,12 +46,12 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
           float* base = p.y.data + channel_offset(shape, c) - c;
           with_flag(stream, [&](auto flag) {
             gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init,
-                       StoreOutput<decltype(flag)::value>{base, offset, p.pivot, sums, n});
+                       StoreOutput<decltype(flag)::value>{base, offset, p.pivot, sums.tile, n});
           });
         }
       }
     }
-    if (sums != nullptr) flush_sums(sums, p.sums, slot);
+    sums.flush();
   });
   fence_streams();
 }
@@ -73,20 +70,15 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* 
   Packed<float> dw = p.dw;
   if (p.cut.items() > 1) {
     dw.data = p.dw_slots + ptrdiff_t{slot} * static_cast<ptrdiff_t>(dw.size());
-    for (int panel = first; panel < last; ++panel) {
-      clear(dw.panel(panel), ptrdiff_t{cin} * dw.width(panel));
-    }
   }
+  bool add = p.cut.items() == 1;  // a slot is overwritten by its first tile
   const bool whole = p.channel_groups == 1;
   Scratch memory(scratch);
   float* x = memory.take(ptrdiff_t{kTileRows} * ld);
   float* dy = memory.take(kTileRows * kWideBlock);
   float* dx = memory.take(ptrdiff_t{kTileRows} * ld);
-  float* sums = p.dx.sums ? memory.take(2 * ld) : nullptr;
-  if (whole && sums != nullptr) {
-    clear(sums, 2 * ld);
-    clear(p.dx.sums.slot(slot), 2 * ld);
-  }
+  // With channel groups the join applies the epilogue.
+  const TileSums sums(memory, whole ? p.dx.sums : ChannelSums{}, slot, 0, ld);
   int64_t row = range.begin;
   for_each_tile(range.begin, range.end, dy_shape.pixels(), [&](const TileRows& rows) {
     load(rows, x, ld);
@@ -112,13 +104,14 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* 
           }
         }
       }
-      gemm_tn(rows.count, cin, width, {x, ld}, {dy, kWideBlock}, dw.panel(panel), width);
+      gemm_tn(rows.count, cin, width, {x, ld}, {dy, kWideBlock}, dw.panel(panel), width, add);
     }
     if (whole && p.dx) {
-      store_input_grad(p.dx, rows, dx, ld, sums);
-      if (sums != nullptr) flush_sums(sums, p.dx.sums, slot);
+      store_input_grad(p.dx, rows, dx, ld, sums.tile);
+      sums.flush();
     }
-        row += rows.count;
+    add = true;
+    row += rows.count;
   });
   fence_streams();
 }

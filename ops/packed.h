@@ -35,18 +35,18 @@ struct Packed {
   }
 };
 
-// Writes the transpose of `w` (K x N) to `out` (N x K), padding columns included.
+// Writes the transpose of `w` (K x N) to `out` (N x K), padding columns included: block by block of
+// 48 x 48, which is contiguous on either side.
 inline void transpose(Packed<const float> w, Packed<float> out) {
-  constexpr int kTile = 16;
   for (int p = 0; p < out.panels(); ++p) {
-    const int width = out.width(p);
-    for (int r0 = 0; r0 < out.k; r0 += kTile) {
-      const int rows = std::min(kTile, out.k - r0);
-      for (int c = 0; c < width; ++c) {
-        const int column = p * kWideBlock + c;
-        for (int r = r0; r < r0 + rows; ++r) {
-          out.panel(p)[ptrdiff_t{r} * width + c] = column < w.k ? w.at(column, r) : 0.0f;
-        }
+    const int k0 = p * kWideBlock, width = out.width(p), rows = std::min(width, w.k - k0);
+    for (int q = 0; q < w.panels(); ++q) {
+      const int n0 = q * kWideBlock, columns = std::min(w.width(q), out.k - n0);
+      const float* from = w.panel(q) + ptrdiff_t{k0} * w.width(q);
+      float* to = out.panel(p) + ptrdiff_t{n0} * width;
+      for (int n = 0; n < columns; ++n) {
+        for (int k = 0; k < rows; ++k) to[n * width + k] = from[ptrdiff_t{k} * w.width(q) + n];
+        for (int k = rows; k < width; ++k) to[n * width + k] = 0.0f;
       }
     }
   }

@@ -64,7 +64,12 @@ std::span<const Variant<ProjectBackwardItem>> project_backward_variants() {
 
 ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
   ProjectForwardCut cut;
-  cut.product = cut_rows(x.n, x.pixels(), wanted_items(x.rows() * x.c * cout), kTileRows / 2);
+  // Squeeze-excite reads its weights once for each group of images, the product for 16 rows at
+  // least.
+  constexpr int kMinRows = 16;
+  const int64_t most = std::max<int64_t>(1, x.rows() / kMinRows);
+  const int64_t items = std::min(wanted_items(x.rows() * x.c * cout), most);
+  cut.product = cut_rows(x.n, x.pixels(), items, kTileRows / 2);
   cut.pool = cut.product;
   if (cut.pool.images == 1) cut.pool.parts = std::max(1, pool_cut(x).parts);
   return cut;
@@ -86,33 +91,36 @@ void project_forward(const Context& context, const ProjectForward& args) {
         pool_item(pool, group * pool.cut.parts + i / units, i % units,
                   context.worker_scratch(worker));
       },
-      [&](int group, int) {
+      [&](int group, int worker) {
         const RowCut::Range range = cut.range(group, 0, pool.x.y.shape.n, 1);
         for (int n = range.first_image; n < range.first_image + range.images; ++n) {
           pool_join(pool, n);
-          se(args.se, n);
         }
+        se(args.se, range.first_image, range.images, context.worker_scratch(worker));
       },
       cut.parts,
       [&](int group, int part, int worker) {
-        product(args.product, group * cut.parts + part, context.worker_scratch(worker));
+        product(args.product, group * cut.parts + part, 0, context.worker_scratch(worker));
       });
 }
 
 Conv1x1BackwardCut project_backward_cut(const Shape& x, int cout) {
   // As many slots as memory allows and the items need; the channel panels make up the rest.
   const int64_t items = wanted_items(2 * x.rows() * x.c * cout);
-  const int64_t most = std::max<int64_t>(1, kMaxSlotFloats / (int64_t{x.c} * cout));
+  constexpr int kMinSlotRows = 64;
+  const int64_t most = std::max<int64_t>(
+      1, std::min(x.rows() / kMinSlotRows, kMaxSlotFloats / (int64_t{x.c} * cout)));
   const RowCut rows = cut_rows(x.n, x.pixels(), std::min(items, most), kTileRows / 2);
   const int panels = ceil_div(x.padded_c(), kWideBlock);
   const int groups = static_cast<int>(std::clamp<int64_t>(items / rows.items(), 1, panels));
   return {rows, groups};
 }
 
-size_t project_scratch(const Shape& x, int cout) {
+size_t project_scratch(const Shape& x, int cout, int reduced) {
   const Shape y = Shape::nhwc(x.n, x.h, x.w, cout);
   const int backward = kTileRows * (y.padded_c() + kWideBlock);
-  return std::max(conv1x1_forward_scratch(x, y), static_cast<size_t>(backward));
+  return std::max({conv1x1_forward_scratch(x, y), static_cast<size_t>(backward),
+                   squeeze_excite_scratch(reduced)});
 }
 
 void project_backward(const Context& context, const ProjectBackward& args) {
@@ -136,8 +144,8 @@ void project_backward(const Context& context, const ProjectBackward& args) {
         const RowCut::Range range = cut.range(group, 0, x.n, 1);
         for (int n = range.first_image; n < range.first_image + range.images; ++n) {
           add_parts(args, n);
-          se(args.se, n);
         }
+        se(args.se, range.first_image, range.images);
       },
       0, [](int, int, int) {});
   squeeze_excite_backward_filter(context, args.se);

@@ -60,7 +60,7 @@ constexpr size_t gate_sums_size(const Shape& x, const RowCut& cut) {
   return static_cast<size_t>(x.n) * static_cast<size_t>(cut.parts * kGateSums * x.padded_c());
 }
 // Floats of scratch memory a worker needs, for either direction.
-size_t project_scratch(const Shape& x, int cout);
+size_t project_scratch(const Shape& x, int cout, int reduced);
 // Overwrites g, gate_sums, sums, and what se.e, du, offset and h point at; accumulates dw and the
 // gradients of squeeze-excite.
 void project_backward(const Context& context, const ProjectBackward& args);

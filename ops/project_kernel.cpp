@@ -45,10 +45,10 @@ inline void gate_rows(const ProjectBackward& args, const TileRows& rows, int r0,
   }
 }
 
-// One channel panel of a tile: g = dy w^T, its epilogue, and dw.
+// One channel panel of a tile: g = dy w^T, its epilogue, and dw, added to what is there with `add`.
 template <class F, bool kStream>
 inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int panel,
-                       ptrdiff_t ahead, int part, Tile dy, float* g, Packed<float> dw) {
+                       ptrdiff_t ahead, int part, Tile dy, float* g, Packed<float> dw, bool add) {
   const int channels = args.x.y.shape.padded_c(), parts = args.cut.parts;
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
   gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0},
@@ -72,7 +72,7 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int pa
   const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
   for (int q = 0; q < dw.panels(); ++q) {
     gemm_tn(rows.count, used, dw.width(q), {g, kWideBlock}, {dy.data + q * kWideBlock, dy.ld},
-            dw.panel(q) + ptrdiff_t{c0} * dw.width(q), dw.width(q));
+            dw.panel(q) + ptrdiff_t{c0} * dw.width(q), dw.width(q), add);
   }
 }
 
@@ -91,10 +91,6 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
   Packed<float> dw = args.dw;
   if (args.cut.items() > 1) {
     dw.data = args.dw_slots + slot * static_cast<ptrdiff_t>(dw.size());
-    const int used = (c1 < dw.k ? c1 : dw.k) - c0;
-    for (int q = 0; q < dw.panels(); ++q) {
-      clear(dw.panel(q) + ptrdiff_t{c0} * dw.width(q), ptrdiff_t{used} * dw.width(q));
-    }
   }
   for (int n = range.first_image; n < range.first_image + range.images; ++n) {
     double* sums = args.gate_sums + ptrdiff_t{n * parts + part} * kGateSums * channels;
@@ -103,6 +99,7 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
   Scratch memory(scratch);
   float* dy = memory.take(ptrdiff_t{kTileRows} * cout);
   float* g = memory.take(kTileRows * kWideBlock);
+  bool add = args.cut.items() == 1;  // a slot is overwritten by its first tile
   with_activation(args.x.activation, [&](auto f) {
     with_flag(streams(shape), [&](auto stream) {
       for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
@@ -110,8 +107,9 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
         for (int panel = first; panel < last; ++panel) {
           const ptrdiff_t ahead = next_block(shape, rows, panel * kWideBlock, first, last);
           panel_rows<decltype(f), decltype(stream)::value>(args, rows, panel, ahead, part,
-                                                           {dy, cout}, g, dw);
+                                                           {dy, cout}, g, dw, add);
         }
+        add = true;
       });
     });
   });

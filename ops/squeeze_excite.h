@@ -40,10 +40,11 @@ struct SqueezeExciteBackward {
   float* h;            // [N,R] work
 };
 
-// One image: overwrites u and gate.
-using SqueezeExciteForward = void(const SqueezeExcite& args, int n);
-// One image: overwrites e, du, offset and h.
-using SqueezeExciteBackwardInput = void(const SqueezeExciteBackward& args, int n);
+// Images [first, first + count): overwrites u and gate. Weights are read once for a few images, so
+// that many at a time are cheaper. `scratch`: squeeze_excite_scratch floats.
+using SqueezeExciteForward = void(const SqueezeExcite& args, int first, int count, float* scratch);
+// The same images: overwrites e, du, offset and h.
+using SqueezeExciteBackwardInput = void(const SqueezeExciteBackward& args, int first, int count);
 // One channel unit of kWideBlock: dw1 += du^T m, dw2 += h^T e, db2 += sum of e; unit 0 also
 // db1 += sum of du. Images are added in order.
 using SqueezeExciteBackwardFilter = void(const SqueezeExciteBackward& args, int unit);
@@ -51,6 +52,12 @@ using SqueezeExciteBackwardFilter = void(const SqueezeExciteBackward& args, int 
 std::span<const Variant<SqueezeExciteForward>> squeeze_excite_forward_variants();
 std::span<const Variant<SqueezeExciteBackwardInput>> squeeze_excite_backward_input_variants();
 std::span<const Variant<SqueezeExciteBackwardFilter>> squeeze_excite_backward_filter_variants();
+
+// Images that are worked on together.
+inline constexpr int kSqueezeExciteImages = 4;
+constexpr size_t squeeze_excite_scratch(int reduced) {
+  return static_cast<size_t>(kSqueezeExciteImages * reduced);
+}
 
 // The last of the three over all units, in parallel.
 void squeeze_excite_backward_filter(const Context& context, const SqueezeExciteBackward& args);

@@ -59,7 +59,9 @@ class Backward {
     oracle();
   }
 
-  size_t scratch() const { return ops::project_scratch(args_.x.y.shape, args_.dw.n); }
+  size_t scratch() const {
+    return ops::project_scratch(args_.x.y.shape, args_.dw.n, args_.se.forward.reduced);
+  }
   void run(const ops::Context& context) { ops::project_backward(context, args_); }
 
   // Integers: squeeze-excite divides by the pixels and its sums are not exact.

@@ -59,7 +59,7 @@ class Forward {
   }
 
   size_t scratch() const {
-    return ops::project_scratch(args_.pool.x.y.shape, args_.product.y.shape.c);
+    return ops::project_scratch(args_.pool.x.y.shape, args_.product.y.shape.c, args_.se.reduced);
   }
   void run(const ops::Context& context) { ops::project_forward(context, args_); }
 
