@@ -104,6 +104,7 @@ class InputBench {
  private:
   struct Thread {
     Record record;
+    io::Image image;
     std::vector<float> out;
   };
 
@@ -164,15 +165,17 @@ void InputBench::run() {
   constexpr double kSlice = 0.25;
   const auto start = Clock::now();
   do {
-    slice(kSlice, decode, [this](int i, int) {
-      io::decode_image(encoded(records_[static_cast<size_t>(i)]), args_.records.max_side);
+    slice(kSlice, decode, [this](int i, int worker) {
+      io::decode_image(encoded(records_[static_cast<size_t>(i)]), args_.records.max_side,
+                       threads_[static_cast<size_t>(worker)].image);
     });
     slice(kSlice / 2, augment,
           [this](int i, int worker) { augment_one(decoded_[static_cast<size_t>(i)], i, worker); });
     slice(kSlice, all, [this](int i, int worker) {
-      Record& record = threads_[static_cast<size_t>(worker)].record;
-      set_.read(number(i), record);
-      augment_one(io::decode_image(encoded(record), args_.records.max_side), i, worker);
+      Thread& thread = threads_[static_cast<size_t>(worker)];
+      set_.read(number(i), thread.record);
+      io::decode_image(encoded(thread.record), args_.records.max_side, thread.image);
+      augment_one(thread.image, i, worker);
     });
   } while (std::chrono::duration<double>(Clock::now() - start).count() < args_.seconds);
 }
