@@ -83,6 +83,7 @@ TEST_CASE("augment variants: best first, the last for every CPU") {
 TEST_CASE("augment: matches the steps one after the other, at every level, for any size") {
   for (const int size : {1, 3, 15, 16, 17, 33, 64, 224, 300}) {
     CAPTURE(size);
+    if (test::small_run() && size > 64) break;
     for (const Content content : {Content::noise, Content::grey, Content::saturated}) {
       const Image image = picture(size == 224 ? 500 : 61, size == 224 ? 375 : 47, content);
       for (uint64_t sample = 0; sample < 6; ++sample) {
@@ -109,9 +110,9 @@ TEST_CASE("augment: matches the steps at the ends of the ranges and for pictures
   wide.brightness = 100;
   wide.pca_stddev = 1;
   const std::pair<int, int> sizes[] = {{1, 1}, {1, 40}, {40, 1}, {2, 3}, {90, 70}};
-  for (const auto& [width, height] : sizes) {
-    CAPTURE(width);
-    const Image image = picture(width, height, Content::noise);
+  for (const auto& size_of : sizes) {
+    CAPTURE(size_of.first);
+    const Image image = picture(size_of.first, size_of.second, Content::noise);
     for (uint64_t sample = 0; sample < 20; ++sample) {
       AugmentDraw draw = draw_for(image, sample, wide);
       if (sample == 0) draw.hue = 1;
@@ -129,6 +130,7 @@ TEST_CASE("augment: matches the steps at the ends of the ranges and for pictures
 TEST_CASE("augment: every level gives the same bits") {
   const Image image = picture(500, 375, Content::noise);
   for (const int size : {31, 224}) {
+    if (test::small_run() && size > 64) break;
     for (uint64_t sample = 0; sample < 8; ++sample) {
       const AugmentDraw draw = draw_for(image, sample);
       const std::vector<float> expected = augmented(image, draw, size, Isa::generic);
@@ -147,9 +149,9 @@ TEST_CASE("augment: every level gives the same bits") {
 
 TEST_CASE("prepare_validation: matches the steps one after the other, at every level") {
   const std::pair<int, int> sizes[] = {{500, 375}, {375, 500}, {20, 20}, {1, 9}, {9, 1}};
-  for (const auto& [width, height] : sizes) {
-    CAPTURE(width);
-    const Image image = picture(width, height, Content::noise);
+  for (const auto& size_of : sizes) {
+    CAPTURE(size_of.first);
+    const Image image = picture(size_of.first, size_of.second, Content::noise);
     for (const int size : {1, 28, 65}) {
       std::vector<float> expected(size_t{3} * static_cast<size_t>(size * size));
       ref::prepare_validation(image, size + 7, size, {}, expected.data());

@@ -47,8 +47,9 @@ def defined(path):
     mangled = []
     for line in run("nm", "--defined-only", path).splitlines():
         _, kind, name = line.split(maxsplit=2)
-        # DW.ref.* is the pointer by which exception tables name their handler: data, not code.
-        if (kind.isupper() or kind in "uvwi") and not name.startswith("DW.ref."):
+        # DW.ref.* is the pointer by which exception tables name their handler, __odr_asan.* a mark that
+        # the address sanitizer sets on variables: data, not code.
+        if (kind.isupper() or kind in "uvwi") and not name.startswith(("DW.ref.", "__odr_asan.")):
             mangled.append(name)
     readable = run("c++filt", *mangled).splitlines() if mangled else []
     return list(zip(mangled, readable))
