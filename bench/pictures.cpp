@@ -49,7 +49,7 @@ void add_octave(Plane& plane, int width, int height, int cell, float amplitude, 
 Plane noise(int width, int height, float amplitude, int finest, Rng& rng) {
   Plane plane(index(0, height, width));
   for (int cell = finest; cell <= 256; cell *= 2) {
-    const float damped = cell == 1 ? 0.35f : cell == 2 ? 0.7f : 1.0f;
+    const float damped = cell == 1 ? 0.5f : cell == 2 ? 0.8f : 1.0f;
     add_octave(plane, width, height, cell, damped * amplitude, rng);
   }
   return plane;
