@@ -5,35 +5,42 @@
 #include <cstddef>
 #include <numbers>
 
+#include "io/augment_kernel.h"
 #include "lib/error.h"
 
 namespace mbconv::io {
+
+namespace generic {
+extern const AugmentKernels kernels;
+}
+namespace avx2 {
+extern const AugmentKernels kernels;
+}
+namespace avx512 {
+extern const AugmentKernels kernels;
+}
+
 namespace {
 
 constexpr int kChannels = 3;
+constexpr int kLongestSide = 16384;  // places in a picture are counted in an int
+
+constexpr AugmentVariant kVariants[] = {
+    {Isa::avx512, "avx512_c16", &avx512::kernels},
+    {Isa::avx2, "avx2_c8", &avx2::kernels},
+    {Isa::generic, "generic", &generic::kernels},
+};
+
+const AugmentKernels& kernels_of(Isa isa) {
+  const auto fits = [isa](const AugmentVariant& variant) { return variant.isa <= isa; };
+  return *std::find_if(std::begin(kVariants), std::end(kVariants), fits)->kernels;
+}
 
 size_t values_of(int width, int height) {
   return size_t{kChannels} * static_cast<size_t>(width) * static_cast<size_t>(height);
 }
 
-void set_size(FloatImage& image, int width, int height) {
-  image.width = width;
-  image.height = height;
-  image.pixels.resize(values_of(width, height));
-}
-
-float* row_of(FloatImage& image, int y) {
-  return image.pixels.data() + values_of(image.width, y);
-}
-
-// Calls body(pixel) for each pixel's three values.
-template <class Body>
-void for_each_pixel(FloatImage& image, const Body& body) {
-  float* const end = image.pixels.data() + image.pixels.size();
-  for (float* p = image.pixels.data(); p != end; p += kChannels) body(p);
-}
-
-// What an output pixel reads along one axis: (1 - weight) * source[low] + weight * source[high].
+// What an output row or column reads: (1 - weight) * source[low] + weight * source[high].
 struct Tap {
   int low, high;
   float weight;
@@ -41,82 +48,118 @@ struct Tap {
 
 // Memory of one thread, kept from picture to picture.
 struct Scratch {
-  std::vector<Tap> columns, rows;
-  std::vector<float> stretched[2];
-  FloatImage picture, rotated;
+  std::vector<int> lows, highs, places;
+  std::vector<float> weights, source, stretched[2], picture, row, means, scales;
 };
-thread_local Scratch scratch;
+thread_local Scratch thread_scratch;
 
-// Taps of the pixels [first, first + count) of an axis resized from `in` to `out` pixels, in the
-// float arithmetic of TensorFlow's op.
-void make_taps(int in, int out, int first, int count, std::vector<Tap>& taps) {
-  const float scale = static_cast<float>(in) / static_cast<float>(out);
-  taps.resize(static_cast<size_t>(count));
-  for (int i = 0; i < count; ++i) {
-    const float centre = (static_cast<float>(first + i) + 0.5f) * scale - 0.5f;
-    const float floor = std::floor(centre);
-    taps[static_cast<size_t>(i)] = {std::clamp(static_cast<int>(floor), 0, in - 1),
-                                    std::clamp(static_cast<int>(std::ceil(centre)), 0, in - 1),
-                                    centre - floor};
-  }
+// Grows, never shrinks, and writes only what is new.
+template <class T>
+T* room(std::vector<T>& memory, size_t count) {
+  if (memory.size() < count) memory.resize(count);
+  return memory.data();
 }
 
-void stretch_row(const uint8_t* source, const std::vector<Tap>& taps, float* out) {
-  for (const Tap& tap : taps) {
-    const uint8_t* low = source + kChannels * tap.low;
-    const uint8_t* high = source + kChannels * tap.high;
-    for (int c = 0; c < kChannels; ++c) {
-      const float value = low[c];
-      *out++ = value + (static_cast<float>(high[c]) - value) * tap.weight;
-    }
-  }
+// Tap of pixel `i` of an axis resized from `in` pixels to in / scale, in the float arithmetic of
+// TensorFlow's op.
+Tap make_tap(int i, float scale, int in) {
+  const float centre = (static_cast<float>(i) + 0.5f) * scale - 0.5f;
+  const float floor = std::floor(centre);
+  return {std::clamp(static_cast<int>(floor), 0, in - 1),
+          std::clamp(static_cast<int>(std::ceil(centre)), 0, in - 1), centre - floor};
 }
 
 // The part `window` of the picture that `crop` becomes when resized to full_width x full_height.
-void resize_window(const Image& image, const Rect& crop, int full_width, int full_height,
-                   const Rect& window, FloatImage& out) {
+struct Resize {
+  Rect crop;
+  int full_width, full_height;
+  Rect window;
+  bool flip;  // the window's columns from the right
+};
+
+ColumnTaps column_taps(const Resize& r, Scratch& s) {
+  const int count = r.window.width;
+  const auto places = static_cast<size_t>(count);
+  int* const lows = room(s.lows, places);
+  int* const highs = room(s.highs, places);
+  float* const weights = room(s.weights, places);
+  const float scale = static_cast<float>(r.crop.width) / static_cast<float>(r.full_width);
+  for (int i = 0; i < count; ++i) {
+    const Tap tap = make_tap(r.window.x + i, scale, r.crop.width);
+    const int to = r.flip ? count - 1 - i : i;
+    lows[to] = kChannels * tap.low;
+    highs[to] = kChannels * tap.high;
+    weights[to] = tap.weight;
+  }
+  return {lows, highs, weights, count};
+}
+
+// Calls blend(y, low, high, weight) for each row of the window with the two source rows, stretched
+// to the window's width, that it lies between. Only the crop's pixels are read, each row once.
+template <class Blend>
+void resize_rows(const Image& image, const Resize& r, const AugmentKernels& kernels, Scratch& s,
+                 const Blend& blend) {
+  const Rect& crop = r.crop;
   require(crop.x >= 0 && crop.y >= 0 && crop.width >= 1 && crop.height >= 1 &&
               crop.width <= image.width - crop.x && crop.height <= image.height - crop.y,
           "a crop of ", crop.width, " x ", crop.height, " at (", crop.x, ", ", crop.y,
           ") does not lie in a picture of ", image.width, " x ", image.height);
-  require(window.width >= 1 && window.height >= 1, "cannot resize a picture to ", full_width, " x ",
-          full_height);
-  Scratch& s = scratch;
-  make_taps(crop.width, full_width, window.x, window.width, s.columns);
-  make_taps(crop.height, full_height, window.y, window.height, s.rows);
-  set_size(out, window.width, window.height);
-  const size_t row_values = values_of(window.width, 1);
+  require(r.window.width >= 1 && r.window.height >= 1, "cannot resize a picture to ", r.full_width,
+          " x ", r.full_height);
+  const ColumnTaps columns = column_taps(r, s);
+  const size_t source_values = values_of(crop.width, 1);
+  float* const source = room(s.source, source_values + 1);
+  float* places[2];
+  for (int i = 0; i < 2; ++i) places[i] = room(s.stretched[i], values_of(r.window.width, 1) + 1);
 
-  // Source rows stretched to the output's width. The two rows of a tap are neighbours or the same,
-  // so they have different places or share one.
+  // The two rows of a tap are neighbours or the same: they have different places or share one.
   int held[2] = {-1, -1};
   const auto stretched = [&](int row) {
-    std::vector<float>& place = s.stretched[row % 2];
+    float* const place = places[row % 2];
     if (held[row % 2] != row) {
-      place.resize(row_values);
       const size_t begin = values_of(image.width, crop.y + row) + values_of(crop.x, 1);
-      stretch_row(image.pixels.data() + begin, s.columns, place.data());
+      kernels.convert(image.pixels.data() + begin, static_cast<int>(source_values), source);
+      kernels.stretch(source, columns, place);
       held[row % 2] = row;
     }
-    return place.data();
+    return place;
   };
-  for (int y = 0; y < window.height; ++y) {
-    const Tap& tap = s.rows[static_cast<size_t>(y)];
-    const float* low = stretched(tap.low);
-    const float* high = stretched(tap.high);
-    float* to = row_of(out, y);
-    for (size_t i = 0; i < row_values; ++i) to[i] = low[i] + (high[i] - low[i]) * tap.weight;
+  const float scale = static_cast<float>(crop.height) / static_cast<float>(r.full_height);
+  for (int y = 0; y < r.window.height; ++y) {
+    const Tap tap = make_tap(r.window.y + y, scale, crop.height);
+    const float* const low = stretched(tap.low);
+    blend(y, low, stretched(tap.high), tap.weight);
   }
 }
 
-// Exact for all values: adding a half first would round 0.49999997f up.
-int round_half_away(float value) {
-  const int whole = static_cast<int>(value);
-  const float rest = value - static_cast<float>(whole);
-  return whole + (rest >= 0.5f) - (rest <= -0.5f);
+Rotation make_rotation(float angle, int size) {
+  const double c = std::cos(double{angle}), s = std::sin(double{angle});
+  const double last = size - 1;
+  return {static_cast<float>(c), static_cast<float>(s),
+          static_cast<float>((last - (c * last - s * last)) / 2),
+          static_cast<float>((last - (s * last + c * last)) / 2), size};
+}
+
+Colour make_colour(const AugmentDraw& draw, const Normalisation& normalisation) {
+  constexpr float kPlace[3] = {5, 3, 1};  // of R, G and B on the hue circle, which has length 6
+  Colour colour{};
+  const float shift = 6 * (draw.hue - std::floor(draw.hue));
+  const std::array<float, 3> noise = pca_noise(draw.pca_alpha);
+  for (size_t c = 0; c < 3; ++c) {
+    const float turn = shift + kPlace[c];
+    colour.turn[c] = (turn >= 6 ? turn - 6 : turn) - 5;
+    colour.offset[c] = draw.brightness + noise[c] - normalisation.mean[c];
+    colour.scale[c] = 1 / normalisation.stddev[c];
+  }
+  colour.saturation = std::max(draw.saturation, 0.0f);
+  return colour;
 }
 
 }  // namespace
+
+std::span<const AugmentVariant> augment_variants() {
+  return kVariants;
+}
 
 void check_ranges(const AugmentRanges& r) {
   const auto ordered = [](float least, float low, float high, float most) {
@@ -166,123 +209,54 @@ AugmentDraw draw_augmentation(int width, int height, const AugmentRanges& r, Rng
   return draw;
 }
 
-void crop_resize(const Image& image, const Rect& crop, int out_width, int out_height,
-                 FloatImage& out) {
-  resize_window(image, crop, out_width, out_height, {0, 0, out_width, out_height}, out);
-}
-
-void flip_horizontal(FloatImage& image) {
-  for (int y = 0; y < image.height; ++y) {
-    float* left = row_of(image, y);
-    float* right = left + values_of(image.width, 1) - kChannels;
-    for (; left < right; left += kChannels, right -= kChannels) {
-      std::swap_ranges(left, left + kChannels, right);
-    }
-  }
-}
-
-void rotate(const FloatImage& image, float angle, FloatImage& out) {
-  set_size(out, image.width, image.height);
-  const double cosine = std::cos(double{angle}), sine = std::sin(double{angle});
-  const double last_x = image.width - 1, last_y = image.height - 1;
-  // The float arithmetic from here on is that of TensorFlow's ImageProjectiveTransformV3, so that
-  // the same pixels lie on the edge between two neighbours.
-  const auto xo = static_cast<float>((last_x - (cosine * last_x - sine * last_y)) / 2);
-  const auto yo = static_cast<float>((last_y - (sine * last_x + cosine * last_y)) / 2);
-  const auto c = static_cast<float>(cosine), s = static_cast<float>(sine);
-  for (int y = 0; y < image.height; ++y) {
-    float* to = row_of(out, y);
-    const float row_x = -s * static_cast<float>(y), row_y = c * static_cast<float>(y);
-    for (int x = 0; x < image.width; ++x, to += kChannels) {
-      const int from_x = round_half_away(c * static_cast<float>(x) + row_x + xo);
-      const int from_y = round_half_away(s * static_cast<float>(x) + row_y + yo);
-      const bool inside =
-          0 <= from_x && from_x < image.width && 0 <= from_y && from_y < image.height;
-      if (inside) {
-        const float* from =
-            image.pixels.data() + values_of(image.width, from_y) + values_of(from_x, 1);
-        std::copy_n(from, kChannels, to);
-      } else {
-        std::fill_n(to, kChannels, 0.0f);
-      }
-    }
-  }
-}
-
-void shift_hue(FloatImage& image, float shift) {
-  const float turn = 6 * (shift - std::floor(shift));  // hue counts 6 to the circle here
-  for_each_pixel(image, [turn](float* p) {
-    const float r = p[0], g = p[1], b = p[2];
-    const float value = std::max(r, std::max(g, b));
-    const float range = value - std::min(r, std::min(g, b));
-    const float scale = range > 0 ? 1 / range : 0.0f;  // grey has no hue, and needs none
-    const float from_red = (g - b) * scale;
-    const float from_green = 2 + (b - r) * scale;
-    const float from_blue = 4 + (r - g) * scale;
-    float hue = turn + (value == r ? from_red : value == g ? from_green : from_blue);
-    hue = hue < 0 ? hue + 6 : hue;
-    hue = hue >= 6 ? hue - 6 : hue;
-    // A channel is at its lowest for a third of the circle, at its highest for another, and on a
-    // ramp between; `lead` is how far it runs ahead of the hue.
-    const auto channel = [=](float lead) {
-      const float sum = hue + lead;
-      const float k = sum >= 6 ? sum - 6 : sum;
-      return value - range * std::max(0.0f, std::min(1.0f, std::min(k, 4 - k)));
-    };
-    p[0] = channel(5);
-    p[1] = channel(3);
-    p[2] = channel(1);
-  });
-}
-
-void scale_saturation(FloatImage& image, float factor) {
-  const float positive = std::max(factor, 0.0f);
-  for_each_pixel(image, [positive](float* p) {
-    const float value = std::max({p[0], p[1], p[2]});
-    const float range = value - std::min({p[0], p[1], p[2]});
-    // With hue and value kept, each channel's distance from the value is proportional to the
-    // saturation range / value, which is 1 at most.
-    const float scale = value > 0 ? std::min(positive, value / range) : 0.0f;
-    for (int c = 0; c < kChannels; ++c) p[c] = value + (p[c] - value) * scale;
-  });
-}
-
-void shift_brightness(FloatImage& image, float offset) {
-  for (float& value : image.pixels) value += offset;
-}
-
-void add_pca_noise(FloatImage& image, const std::array<float, 3>& alpha) {
+std::array<float, 3> pca_noise(const std::array<float, 3>& alpha) {
   // Eigenvectors (columns) and eigenvalues of the covariance of ImageNet's RGB values.
   constexpr float kVectors[3][3] = {
       {-0.5675f, 0.7192f, 0.4009f}, {-0.5808f, -0.0045f, -0.8140f}, {-0.5836f, -0.6948f, 0.4203f}};
   constexpr float kValues[3] = {55.46f, 4.794f, 1.148f};
-  float offset[3] = {};
-  for (int c = 0; c < kChannels; ++c) {
+  std::array<float, 3> offset{};
+  for (size_t c = 0; c < 3; ++c) {
     for (size_t i = 0; i < 3; ++i) offset[c] += kVectors[c][i] * (alpha[i] * kValues[i]);
   }
-  for_each_pixel(image, [&offset](float* p) {
-    for (int c = 0; c < kChannels; ++c) p[c] += offset[c];
-  });
+  return offset;
 }
 
-void normalise(const FloatImage& image, const Normalisation& normalisation, float* out) {
-  const auto& [mean, stddev] = normalisation;
-  for (size_t i = 0; i < image.pixels.size(); i += kChannels) {
-    for (size_t c = 0; c < kChannels; ++c) out[i + c] = (image.pixels[i + c] - mean[c]) / stddev[c];
-  }
+void crop_resize(const Image& image, const Rect& crop, int out_width, int out_height,
+                 FloatImage& out, Isa isa) {
+  const AugmentKernels& kernels = kernels_of(isa);
+  out.width = out_width;
+  out.height = out_height;
+  const Resize resize = {crop, out_width, out_height, {0, 0, out_width, out_height}, false};
+  if (out_width >= 1 && out_height >= 1) out.pixels.resize(values_of(out_width, out_height));
+  const size_t row = values_of(out_width, 1);
+  resize_rows(image, resize, kernels, thread_scratch,
+              [&](int y, const float* low, const float* high, float weight) {
+                kernels.blend(low, high, weight, static_cast<int>(row),
+                              out.pixels.data() + row * static_cast<size_t>(y));
+              });
 }
 
 void augment(const Image& image, const AugmentDraw& draw, int size,
-             const Normalisation& normalisation, float* out) {
-  Scratch& s = scratch;
-  crop_resize(image, draw.crop, size, size, s.picture);
-  if (draw.flip) flip_horizontal(s.picture);
-  rotate(s.picture, draw.angle, s.rotated);
-  shift_hue(s.rotated, draw.hue);
-  scale_saturation(s.rotated, draw.saturation);
-  shift_brightness(s.rotated, draw.brightness);
-  add_pca_noise(s.rotated, draw.pca_alpha);
-  normalise(s.rotated, normalisation, out);
+             const Normalisation& normalisation, float* out, Isa isa) {
+  require(1 <= size && size <= kLongestSide, "the network's pictures must have 1 to ", kLongestSide,
+          " pixels a side, got ", size);
+  constexpr size_t kZeros = 4;
+  const AugmentKernels& kernels = kernels_of(isa);
+  Scratch& s = thread_scratch;
+  const size_t row = values_of(size, 1);
+  float* const picture = room(s.picture, kZeros + values_of(size, size) + 1);
+  const Resize resize = {draw.crop, size, size, {0, 0, size, size}, draw.flip};
+  resize_rows(image, resize, kernels, s,
+              [&](int y, const float* low, const float* high, float weight) {
+                kernels.blend(low, high, weight, static_cast<int>(row),
+                              picture + kZeros + row * static_cast<size_t>(y));
+              });
+  const Rotation rotation = make_rotation(draw.angle, size);
+  const Colour colour = make_colour(draw, normalisation);
+  int* const places = room(s.places, static_cast<size_t>(size + kPlacesMultiple));
+  for (int y = 0; y < size; ++y) {
+    kernels.rotate_colour(picture, rotation, colour, y, places, out + row * static_cast<size_t>(y));
+  }
 }
 
 int validation_resize(int size) {
@@ -290,7 +264,7 @@ int validation_resize(int size) {
 }
 
 void prepare_validation(const Image& image, int resize, int size,
-                        const Normalisation& normalisation, float* out) {
+                        const Normalisation& normalisation, float* out, Isa isa) {
   require(size >= 1 && resize >= size, "cannot crop ", size, " pixels of a side of ", resize);
   const double scale = static_cast<double>(resize) / std::min(image.width, image.height);
   const bool upright = image.width <= image.height;
@@ -299,9 +273,24 @@ void prepare_validation(const Image& image, int resize, int size,
   const int width = upright ? resize : other(image.width);
   const int height = upright ? other(image.height) : resize;
   const Rect centre = {(width - size) / 2, (height - size) / 2, size, size};
-  Scratch& s = scratch;
-  resize_window(image, {0, 0, image.width, image.height}, width, height, centre, s.picture);
-  normalise(s.picture, normalisation, out);
+
+  const AugmentKernels& kernels = kernels_of(isa);
+  Scratch& s = thread_scratch;
+  const size_t row = values_of(size, 1);
+  float* const blended = room(s.row, row);
+  float* const means = room(s.means, row);
+  float* const scales = room(s.scales, row);
+  for (size_t i = 0; i < row; ++i) {
+    means[i] = normalisation.mean[i % 3];
+    scales[i] = 1 / normalisation.stddev[i % 3];
+  }
+  resize_rows(image, {{0, 0, image.width, image.height}, width, height, centre, false}, kernels, s,
+              [&](int y, const float* low, const float* high, float weight) {
+                const int count = static_cast<int>(row);
+                kernels.blend(low, high, weight, count, blended);
+                kernels.normalise(blended, means, scales, count,
+                                  out + row * static_cast<size_t>(y));
+              });
 }
 
 }  // namespace mbconv::io

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "io/decode.h"
+#include "lib/isa.h"
 #include "lib/normalisation.h"
 #include "lib/rng.h"
 
@@ -47,35 +48,28 @@ struct AugmentDraw {
 // Draws for a picture of width x height; a pure function of the ranges and the generator's state.
 AugmentDraw draw_augmentation(int width, int height, const AugmentRanges& ranges, Rng& rng);
 
-// The single steps, each as the recipe states it. Where TensorFlow has the op, results agree with
-// it. `out` may keep the memory of an earlier picture; it must not be the input.
+// What PCA noise adds to R, G and B, in pixel units.
+std::array<float, 3> pca_noise(const std::array<float, 3>& alpha);
+
+// The functions below give the same bits at every ISA level and are safe from several threads; each
+// thread keeps its scratch memory. io/augment_ref.h has the steps one by one.
 
 // Bilinear resize of a crop to out_width x out_height: half-pixel centres, no antialiasing
-// (tf.image.resize, method bilinear), clamped at the crop's edges, not the picture's.
+// (tf.image.resize, method bilinear), clamped at the crop's edges, not the picture's. `out` may
+// keep the memory of an earlier picture.
 void crop_resize(const Image& image, const Rect& crop, int out_width, int out_height,
-                 FloatImage& out);
-void flip_horizontal(FloatImage& image);
-// About the centre ((size - 1) / 2), nearest neighbour (halves away from zero), outside 0: output
-// pixel (x, y) reads (c x - s y + xo, s x + c y + yo) with c, s = cos, sin of `angle` in radians.
-void rotate(const FloatImage& image, float angle, FloatImage& out);
-// `shift` is a fraction of the hue circle (tf.image.adjust_hue).
-void shift_hue(FloatImage& image, float shift);
-// HSV saturation times `factor`, clipped to [0, 1] (tf.image.adjust_saturation).
-void scale_saturation(FloatImage& image, float factor);
-void shift_brightness(FloatImage& image, float offset);
-void add_pca_noise(FloatImage& image, const std::array<float, 3>& alpha);
-// To [height, width, 3] at `out`.
-void normalise(const FloatImage& image, const Normalisation& normalisation, float* out);
+                 FloatImage& out, Isa isa = select_isa());
 
-// Training input: all steps of the draw in the recipe's order, to [size, size, 3] at `out`.
+// Training input: all steps of the draw in the recipe's order, to [size, size, 3] at `out`, in two
+// sweeps over the pixels.
 void augment(const Image& image, const AugmentDraw& draw, int size,
-             const Normalisation& normalisation, float* out);
+             const Normalisation& normalisation, float* out, Isa isa = select_isa());
 
 // Validation input: shorter side to `resize` >= size pixels, the other to
 // int(other * (resize / shorter)) in double, central crop of size x size, normalise, to
 // [size, size, 3] at `out`.
 void prepare_validation(const Image& image, int resize, int size,
-                        const Normalisation& normalisation, float* out);
+                        const Normalisation& normalisation, float* out, Isa isa = select_isa());
 // The recipe's `resize` for a network of `size` pixels a side: int(256 * size / 224).
 int validation_resize(int size);
 

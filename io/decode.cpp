@@ -7,13 +7,14 @@
 #include <memory>
 #include <string_view>
 
+#include "io/kept_memory.h"
 #include "lib/error.h"
 
 // Zeroed memory: a JPEG may skip parts of its picture, and stb_image would return whatever the
 // memory held before.
-#define STBI_MALLOC(size) std::calloc(1, size)
-#define STBI_REALLOC(pointer, size) std::realloc(pointer, size)
-#define STBI_FREE(pointer) std::free(pointer)
+#define STBI_MALLOC(size) mbconv::io::kept_allocate(size)
+#define STBI_REALLOC(pointer, size) mbconv::io::kept_reallocate(pointer, size)
+#define STBI_FREE(pointer) mbconv::io::kept_free(pointer)
 // Damaged data is an Error in every build, never an abort.
 #define STBI_ASSERT(condition) static_cast<void>(0)
 #define STBI_NO_STDIO
@@ -36,10 +37,12 @@ namespace {
 
 using Bytes = std::span<const std::byte>;
 
-struct Free {
-  void operator()(stbi_uc* pixels) const { std::free(pixels); }
+struct FreeDecoded {
+  void operator()(stbi_uc* pixels) const { stbi_image_free(pixels); }
 };
-using StbPixels = std::unique_ptr<stbi_uc, Free>;
+struct FreeEncoded {
+  void operator()(unsigned char* bytes) const { std::free(bytes); }
+};
 
 // The reason is thread-local. Some paths of the GIF and PNG decoders fail without one.
 const char* stb_reason() {
@@ -149,6 +152,18 @@ void check_structure(Bytes encoded) {
   if (starts_with(encoded, "\xff")) check_jpeg_tables(encoded);  // fill bytes may precede SOI
 }
 
+// Two pixels a step; the last bytes of a step are overwritten by the next.
+void drop_alpha(const uint8_t* rgba, size_t count, uint8_t* rgb) {
+  size_t i = 0;
+  for (; i + 3 <= count; i += 2) {
+    uint64_t pair;
+    std::memcpy(&pair, rgba + 4 * i, sizeof(pair));
+    pair = (pair & 0xff'ffff) | (pair >> 8 & 0xffff'ff00'0000);
+    std::memcpy(rgb + 3 * i, &pair, sizeof(pair));
+  }
+  for (; i < count; ++i) std::memcpy(rgb + 3 * i, rgba + 4 * i, 3);
+}
+
 }  // namespace
 
 ImageSize image_size(Bytes encoded) {
@@ -167,21 +182,26 @@ ImageSize image_size(Bytes encoded) {
   return size;
 }
 
-Image decode_image(Bytes encoded, int max_side) {
+void decode_image(Bytes encoded, int max_side, Image& image) {
   const ImageSize size = image_size(encoded);
   require(std::max(size.width, size.height) <= max_side, "the picture is ", size.width, " x ",
           size.height, " pixels, more than the ", max_side, " a side that are allowed");
   Source source{encoded};
-  Image image;
   int channels = 0;
-  const StbPixels pixels(stbi_load_from_callbacks(&kSourceCallbacks, &source, &image.width,
-                                                  &image.height, &channels, STBI_rgb));
-  require(pixels != nullptr, "cannot decode the picture",
+  // With 4 channels, as only they are converted to RGB with vector instructions.
+  const std::unique_ptr<stbi_uc, FreeDecoded> rgba(stbi_load_from_callbacks(
+      &kSourceCallbacks, &source, &image.width, &image.height, &channels, STBI_rgb_alpha));
+  require(rgba != nullptr, "cannot decode the picture",
           source.past_end ? ", its data ends early: " : ": ", stb_reason());
   require(!source.past_end, "cannot decode the picture: its data ends early");
-  const size_t count =
-      size_t{3} * static_cast<size_t>(image.width) * static_cast<size_t>(image.height);
-  image.pixels.assign(pixels.get(), pixels.get() + count);
+  const size_t count = static_cast<size_t>(image.width) * static_cast<size_t>(image.height);
+  image.pixels.resize(3 * count);
+  drop_alpha(rgba.get(), count, image.pixels.data());
+}
+
+Image decode_image(Bytes encoded, int max_side) {
+  Image image;
+  decode_image(encoded, max_side, image);
   return image;
 }
 
@@ -196,7 +216,7 @@ std::vector<std::byte> encode_png(int width, int height, int channels,
   require(pixels.size() <= INT_MAX / 2, "a picture of ", width, " x ", height,
           " is too large to write as PNG");
   int length = 0;
-  const StbPixels png(
+  const std::unique_ptr<unsigned char, FreeEncoded> png(
       stbi_write_png_to_mem(pixels.data(), channels * width, width, height, channels, &length));
   require(png != nullptr, "out of memory while writing a PNG");
   const auto* bytes = reinterpret_cast<const std::byte*>(png.get());

@@ -10,8 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "io/augment_kernel.h"
+#include "io/augment_ref.h"
 #include "io/safetensors.h"
 #include "lib/error.h"
+#include "test/levels.h"
 
 using namespace mbconv;
 using namespace mbconv::io;
@@ -96,16 +99,33 @@ Image noise(int width, int height) {
   return image;
 }
 
+// Calls body(isa) for each level that is to run here.
+template <class Body>
+void for_each_isa(const Body& body) {
+  for (const AugmentVariant& variant : augment_variants()) {
+    CAPTURE(std::string(variant.name));
+    const test::Decision decision = test::decide(variant.isa, variant.name);
+    REQUIRE(decision != test::Decision::fail);
+    if (decision == test::Decision::run) body(variant.isa);
+  }
+}
+
 constexpr double kUnit = 58.4;  // the largest deviation that normalised values were divided by
 
 }  // namespace
 
 TEST_CASE("crop_resize: agrees with tf.image.resize of the crop, up and down") {
-  check_step("crop_resize", 8, [](const float* p, const NamedTensor& expected) {
-    FloatImage out;
-    crop_resize(picture(p[0]), {integer(p[1]), integer(p[2]), integer(p[3]), integer(p[4])},
-                static_cast<int>(expected.shape[1]), static_cast<int>(expected.shape[0]), out);
-    return out.pixels;
+  for_each_isa([](Isa isa) {
+    check_step("crop_resize", 8, [isa](const float* p, const NamedTensor& expected) {
+      const Rect crop = {integer(p[1]), integer(p[2]), integer(p[3]), integer(p[4])};
+      const int width = static_cast<int>(expected.shape[1]);
+      const int height = static_cast<int>(expected.shape[0]);
+      FloatImage out, naive;
+      crop_resize(picture(p[0]), crop, width, height, out, isa);
+      ref::crop_resize(picture(p[0]), crop, width, height, naive);
+      CHECK(out.pixels == naive.pixels);
+      return out.pixels;
+    });
   });
 }
 
@@ -139,9 +159,10 @@ TEST_CASE("crop_resize: a crop outside the picture is refused") {
 }
 
 TEST_CASE("flip_horizontal: mirrors odd and even widths") {
-  check_step("flip", 1, in_place([](FloatImage& image, const float*) { flip_horizontal(image); }));
+  check_step("flip", 1,
+             in_place([](FloatImage& image, const float*) { ref::flip_horizontal(image); }));
   FloatImage even{2, 2, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}};
-  flip_horizontal(even);
+  ref::flip_horizontal(even);
   CHECK(even.pixels == std::vector<float>{4, 5, 6, 1, 2, 3, 10, 11, 12, 7, 8, 9});
 }
 
@@ -155,7 +176,7 @@ TEST_CASE("rotate: reads the pixels that ImageProjectiveTransformV3 reads") {
     const NamedTensor& expected = fixture(key);
     const FloatImage image = float_image(fixture("picture/" + std::to_string(integer(p[0]))));
     FloatImage out;
-    rotate(image, p[1], out);
+    ref::rotate(image, p[1], out);
     REQUIRE(static_cast<int64_t>(out.pixels.size()) == expected.count());
     int flipped_ties = 0;
     for (size_t i = 0; i < out.pixels.size(); i += 3) {
@@ -169,9 +190,9 @@ TEST_CASE("rotate: reads the pixels that ImageProjectiveTransformV3 reads") {
 TEST_CASE("rotate: no angle changes nothing, a quarter turn moves every pixel of a square") {
   FloatImage image, out;
   crop_resize(noise(9, 9), {0, 0, 9, 9}, 9, 9, image);
-  rotate(image, 0, out);
+  ref::rotate(image, 0, out);
   CHECK(out.pixels == image.pixels);
-  rotate(image, std::numbers::pi_v<float> / 2, out);  // output (x, y) reads (8 - y, x)
+  ref::rotate(image, std::numbers::pi_v<float> / 2, out);  // output (x, y) reads (8 - y, x)
   for (size_t y = 0; y < 9; ++y) {
     for (size_t x = 0; x < 9; ++x) {
       REQUIRE(out.pixels[3 * (9 * y + x)] == image.pixels[3 * (9 * x + 8 - y)]);
@@ -181,33 +202,36 @@ TEST_CASE("rotate: no angle changes nothing, a quarter turn moves every pixel of
 
 TEST_CASE("rotate: outside the picture is black") {
   FloatImage image{40, 40, std::vector<float>(size_t{3} * 1600, 200.0f)}, out;
-  rotate(image, 0.1f, out);
+  ref::rotate(image, 0.1f, out);
   CHECK(out.pixels[0] == 0);
   CHECK(out.pixels[size_t{3} * (40 * 20 + 20)] == 200);
   CHECK(std::ranges::count(out.pixels, 0.0f) > 3 * 40);
 }
 
 TEST_CASE("hue, saturation, brightness: agree with tf.image.adjust_*") {
-  check_step("hue", 7, in_place([](FloatImage& image, const float* p) { shift_hue(image, p[0]); }));
-  check_step("saturation", 5,
-             in_place([](FloatImage& image, const float* p) { scale_saturation(image, p[0]); }));
-  check_step("brightness", 3,
-             in_place([](FloatImage& image, const float* p) { shift_brightness(image, p[0]); }));
+  check_step("hue", 7,
+             in_place([](FloatImage& image, const float* p) { ref::shift_hue(image, p[0]); }));
+  check_step("saturation", 5, in_place([](FloatImage& image, const float* p) {
+               ref::scale_saturation(image, p[0]);
+             }));
+  check_step("brightness", 3, in_place([](FloatImage& image, const float* p) {
+               ref::shift_brightness(image, p[0]);
+             }));
 }
 
 TEST_CASE("pca noise and normalisation: agree with TensorFlow") {
   check_step("pca", 2, in_place([](FloatImage& image, const float* p) {
-               add_pca_noise(image, {p[0], p[1], p[2]});
+               ref::add_pca_noise(image, {p[0], p[1], p[2]});
              }));
   const auto normalised = in_place([](FloatImage& image, const float*) {
     const FloatImage copy = image;
-    normalise(copy, {}, image.pixels.data());
+    ref::normalise(copy, {}, image.pixels.data());
   });
   check_step("normalise", 1, normalised, kUnit);
 }
 
 TEST_CASE("augment: all steps in the recipe's order agree with TensorFlow") {
-  const auto step = [](const float* p, const NamedTensor& expected) {
+  const auto step = [](const float* p, const NamedTensor& expected, Isa isa) {
     std::vector<float> out(static_cast<size_t>(expected.count()));
     const AugmentDraw draw = {.crop = {integer(p[1]), integer(p[2]), integer(p[3]), integer(p[4])},
                               .flip = p[5] != 0,
@@ -216,20 +240,27 @@ TEST_CASE("augment: all steps in the recipe's order agree with TensorFlow") {
                               .saturation = p[8],
                               .brightness = p[9],
                               .pca_alpha = {p[10], p[11], p[12]}};
-    augment(picture(p[0]), draw, static_cast<int>(expected.shape[0]), {}, out.data());
+    augment(picture(p[0]), draw, static_cast<int>(expected.shape[0]), {}, out.data(), isa);
     return out;
   };
-  check_step("train", 3, step, kUnit);
+  for_each_isa([&](Isa isa) {
+    check_step(
+        "train", 3, [&](const float* p, const NamedTensor& e) { return step(p, e, isa); }, kUnit);
+  });
 }
 
 TEST_CASE("prepare_validation: resize, central crop and normalisation agree with TensorFlow") {
-  const auto step = [](const float* p, const NamedTensor& expected) {
+  const auto step = [](const float* p, const NamedTensor& expected, Isa isa) {
     std::vector<float> out(static_cast<size_t>(expected.count()));
     const int size = static_cast<int>(expected.shape[0]);
-    prepare_validation(picture(p[0]), integer(p[1]), size, {}, out.data());
+    prepare_validation(picture(p[0]), integer(p[1]), size, {}, out.data(), isa);
     return out;
   };
-  check_step("validation", 5, step, kUnit);
+  for_each_isa([&](Isa isa) {
+    check_step(
+        "validation", 5, [&](const float* p, const NamedTensor& e) { return step(p, e, isa); },
+        kUnit);
+  });
 }
 
 TEST_CASE("prepare_validation: a side that rounding left short still fills the crop") {

@@ -24,11 +24,12 @@ namespace {
 using Encoded = std::vector<std::byte>;
 
 const std::string kFolder = "test/data/augment/";
-const std::string kExact[] = {"rgb.png",        "grey.png",      "bilevel.png", "palette.png",
-                              "rgba.png",       "rgb16.png",     "grey16.png",  "rgb.bmp",
-                              "grey_alpha.png", "two_frames.gif"};
-const std::string kJpegs[] = {"444.jpg",  "420.jpg",  "422_restarts.jpg", "progressive.jpg",
-                              "grey.jpg", "cmyk.jpg", "turned.jpg"};
+const std::string kExact[] = {"rgb.png",        "grey.png",       "bilevel.png", "palette.png",
+                              "rgba.png",       "rgb16.png",      "grey16.png",  "rgb.bmp",
+                              "grey_alpha.png", "two_frames.gif", "row.png",     "png_named.jpeg"};
+const std::string kJpegs[] = {"444.jpg",    "420.jpg",  "422_restarts.jpg", "progressive.jpg",
+                              "grey.jpg",   "cmyk.jpg", "turned.jpg",       "ycck.jpg",
+                              "column.jpg", "row.jpg"};
 
 Encoded file(const std::string& name) {
   return read_file(kFolder + name);
@@ -102,6 +103,33 @@ TEST_CASE("decode: a side longer than allowed is refused by the header") {
   CHECK(decode_image(file("rgb.png"), 17).width == 17);
   CHECK(decode_error(file("rgb.png"), 16) ==
         "the picture is 17 x 13 pixels, more than the 16 a side that are allowed");
+}
+
+TEST_CASE("decode: more than 10000 pixels a side are refused unless allowed") {
+  const int widths[] = {10001, 1};
+  for (const int width : widths) {
+    const int height = 10002 - width;
+    const std::vector<uint8_t> grey(10001, 77);
+    const Encoded png = encode_png(width, height, 1, grey);
+    check_names(decode_error(png), "10001", "more than the 10000 a side that are allowed");
+    const Image image = decode_image(png, 10001);
+    CHECK(image.width == width);
+    CHECK(image.pixels == std::vector<uint8_t>(size_t{3} * 10001, 77));
+  }
+}
+
+TEST_CASE("decode: a picture decoded into the memory of another is the same") {
+  Image kept;
+  for (int round = 0; round < 2; ++round) {
+    for (const std::string& name : all_files()) {
+      CAPTURE(name);
+      const Image fresh = decode_image(file(name));
+      decode_image(file(name), 10000, kept);
+      CHECK(kept.width == fresh.width);
+      CHECK(kept.height == fresh.height);
+      CHECK(kept.pixels == fresh.pixels);
+    }
+  }
 }
 
 TEST_CASE("decode: a header that promises a huge picture is refused as well") {

@@ -4,8 +4,8 @@
 usage: isa_symbols.py BUILD_FOLDER OPTIMIZATION
 
 Symbols (builds without optimization only): an object compiled for AVX2 or AVX-512 must define no
-function, external or weak, outside of its own namespace mbconv::ops::LEVEL and of xsimd, and no two
-levels may define the same one. Otherwise the linker may take that copy for code that runs on any CPU.
+function, external or weak, outside of its own namespaces mbconv::{ops,io}::LEVEL and of xsimd, and no
+two levels may define the same one. Otherwise the linker may take that copy for code that runs on any CPU.
 With optimization such functions are inlined here and the leak is invisible: nothing is proved there.
 
 Instructions (any build): matrix-product and depthwise objects contain fused multiply-adds, more of them
@@ -32,11 +32,14 @@ def run(*command):
 
 
 def objects(build, level):
-    folder = build / "ops" / ("libops_%s.a.p" % level if level else "libops.a.p")
-    found = sorted(folder.glob("*.o"))
-    if not found:
-        sys.exit("isa_symbols: no objects in %s" % folder)
-    return found
+    all_found = []
+    for part in ("ops", "io"):
+        folder = build / part / ("lib%s_%s.a.p" % (part, level) if level else "lib%s.a.p" % part)
+        found = sorted(folder.glob("*.o"))
+        if not found:
+            sys.exit("isa_symbols: no objects in %s" % folder)
+        all_found += found
+    return all_found
 
 
 def defined(path):
@@ -44,8 +47,9 @@ def defined(path):
     mangled = []
     for line in run("nm", "--defined-only", path).splitlines():
         _, kind, name = line.split(maxsplit=2)
-        # DW.ref.* is the pointer by which exception tables name their handler: data, not code.
-        if (kind.isupper() or kind in "uvwi") and not name.startswith("DW.ref."):
+        # DW.ref.* is the pointer by which exception tables name their handler, __odr_asan.* a mark that
+        # the address sanitizer sets on variables: data, not code.
+        if (kind.isupper() or kind in "uvwi") and not name.startswith(("DW.ref.", "__odr_asan.")):
             mangled.append(name)
     readable = run("c++filt", *mangled).splitlines() if mangled else []
     return list(zip(mangled, readable))
@@ -55,7 +59,7 @@ def belongs(mangled, level):
     """Whether a symbol's own name, not a type it mentions, lies in the level's namespace or xsimd."""
     # Itanium mangling: _ZN, qualifiers, then each namespace as its length and name. Before the N: Z of
     # something local to a function, GV of a guard, T? of a table.
-    inside = "6mbconv3ops%d%s" % (len(level), level)
+    inside = "6mbconv(?:3ops|2io)%d%s" % (len(level), level)
     return re.match(r"_Z(?:GV|T[VTIS])?Z?N[rVKRO]*(?:5xsimd|%s)" % inside, mangled) is not None
 
 
@@ -76,7 +80,7 @@ def check_instructions(build, optimized):
     for level in ("",) + LEVELS:
         for path in objects(build, level):
             code = run("objdump", "-d", "--no-show-raw-insn", path).splitlines()
-            where = "%s/%s" % (level or "ops", path.name)
+            where = "%s/%s" % (level or "portable", path.name)
             forbidden = FORBIDDEN[level]
             if forbidden is not None:
                 found = [line.strip() for line in code if re.search(forbidden, line)]

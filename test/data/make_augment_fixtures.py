@@ -169,6 +169,37 @@ def encoded(image, name, **options):
     return np.asarray(PIL.Image.open(path).convert("RGB"))
 
 
+def ycck(rgb, name):
+    """Adobe's YCCK: brightness and colour of the inverted picture, K inverted as well. Pillow writes CMYK
+    only; a byte of the Adobe segment says which of the two it is."""
+    inverted = PIL.Image.fromarray(255 - np.asarray(rgb))
+    black = PIL.Image.fromarray(np.tile(np.uint8([[255] * 9 + [160] * 24]), (19, 1)))
+    file = io.BytesIO()
+    PIL.Image.merge("CMYK", (*inverted.convert("YCbCr").split(), black)).save(file, "JPEG", quality=95)
+    data = bytearray(file.getvalue())
+    transform = data.index(b"Adobe") + 11
+    # Pillow inverts what it writes as CMYK.
+    assert data[transform] == 0
+    data[transform] = 2
+    path = os.path.join(FOLDER, name)
+    with open(path, "wb") as f:
+        f.write(data)
+    return np.asarray(PIL.Image.open(path).convert("RGB"))
+
+
+def check_tensorflow(expected):
+    """TensorFlow reads the same pixels, but for the rounding of JPEG's transforms."""
+    for name, pixels in expected.items():
+        with open(os.path.join(FOLDER, name), "rb") as f:
+            data = f.read()
+        if data[:2] == b"\xff\xd8":
+            read = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+        else:
+            read = tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
+        error = np.abs(read.astype(np.int32) - pixels)
+        assert error.max() <= (3 if data[:2] == b"\xff\xd8" else 0), (name, error.max())
+
+
 def decode_fixtures():
     small = picture(17, 13, 5)
     alpha = picture(17, 13, 6)[..., :1]
@@ -209,6 +240,15 @@ def decode_fixtures():
             ("cmyk.jpg", photo.convert("CMYK"), dict(quality=95)),
             ("turned.jpg", photo, dict(quality=90, subsampling=0, exif=exif))]:
         expected[name] = encoded(image, name, **options)
+    expected["ycck.jpg"] = ycck(photo, "ycck.jpg")
+    # One pixel wide or high; what a file is decided by its content, not by its name. The column has all
+    # its colours: libjpeg repeats subsampled ones below 5 pixels, where stb_image interpolates.
+    expected["column.jpg"] = encoded(photo.crop((5, 0, 6, 19)), "column.jpg", quality=90,
+                                     subsampling=0)
+    expected["row.jpg"] = encoded(photo.crop((0, 7, 33, 8)), "row.jpg", quality=90, progressive=True)
+    expected["row.png"] = encoded(photo.crop((0, 7, 33, 8)), "row.png")
+    expected["png_named.jpeg"] = encoded(photo, "png_named.jpeg", format="PNG")
+    check_tensorflow(expected)
     return {name: np.ascontiguousarray(pixels, np.float32) for name, pixels in expected.items()}
 
 
