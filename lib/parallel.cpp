@@ -3,18 +3,19 @@
 #include <sched.h>
 #include <xmmintrin.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
+#include <exception>
 #include <fstream>
 #include <optional>
 #include <string>
+#include <thread>
 
-#include <oneapi/tbb/blocked_range.h>
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
-#include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/task_arena.h>
-#include <oneapi/tbb/task_group.h>
 
 #include "lib/error.h"
 
@@ -82,9 +83,30 @@ class FlushDenormals {
   unsigned saved_;
 };
 
-int worker_index() {
-  return tbb::this_task_arena::current_thread_index();
-}
+// About 20 us: what a thread waits at the end of a run for the others' last items, and for the next
+// run, before it sleeps.
+constexpr int kSpins = 500;
+
+// Numbered tickets for a stage of a run: how many there are and the next one, in one word, so that
+// a thread that comes late takes a valid ticket or none.
+class Tickets {
+ public:
+  void reset(int count) { word_.store(uint64_t{static_cast<uint32_t>(count)} << 32); }
+  void add(int count) { word_.fetch_add(uint64_t{static_cast<uint32_t>(count)} << 32); }
+  bool any() const { return next(word_.load()) < count(word_.load()); }
+  std::optional<int> take() {
+    uint64_t word = word_.load();
+    while (next(word) < count(word)) {
+      if (word_.compare_exchange_weak(word, word + 1)) return static_cast<int>(next(word));
+    }
+    return std::nullopt;
+  }
+
+ private:
+  static uint32_t next(uint64_t word) { return static_cast<uint32_t>(word); }
+  static uint32_t count(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
+  std::atomic<uint64_t> word_{0};
+};
 
 }  // namespace
 
@@ -94,28 +116,177 @@ int available_threads() {
   return quota < cpus ? std::max(1, static_cast<int>(quota)) : cpus;
 }
 
+// A run is a set of tickets that the calling thread and helpers take, until none is left; helpers
+// are oneTBB tasks. The calling thread works until it finds nothing more to do and then waits for
+// the items that others have begun: it never waits for a helper that has not come yet, and never
+// yields its CPU to another process while there is work.
 struct Workers::Impl {
-  explicit Impl(int threads) : arena(threads) {
+  explicit Impl(int count) : threads(count), arena(count) {
     // oneTBB makes no more threads than CPUs unless told so.
     if (threads > tbb::info::default_concurrency()) {
       limit.emplace(tbb::global_control::max_allowed_parallelism, static_cast<size_t>(threads));
     }
   }
-
-  // Counters of a staged run: at least `groups`, kept from run to run.
-  std::atomic<int>* counters(int groups) {
-    if (groups > capacity) {
-      left = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(groups));
-      capacity = groups;
-    }
-    return left.get();
+  ~Impl() {
+    while (helpers > 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
 
+  void run(int groups, int first_items, Call<int, int, int> first, Call<int, int> join,
+           int second_items, Call<int, int, int> second);
+  void work(int worker);
+  void run_first(int ticket, int worker);
+  void run_second(int ticket, int worker);
+  void finish(int items);
+  template <class Body>
+  void guarded(const Body& body);
+  void call_helpers(int items);
+  void help();
+  void wait(uint32_t seen);
+
+  const int threads;
   std::optional<tbb::global_control> limit;
   tbb::task_arena arena;
-  std::unique_ptr<std::atomic<int>[]> left;
+
+  // The run under way. `order` lists the groups whose second stage is released, -1 where a place is
+  // taken but not yet written.
+  struct Stages {
+    int first_items, second_items;
+    Call<int, int, int> first;
+    Call<int, int> join;
+    Call<int, int, int> second;
+  };
+  std::optional<Stages> stages;
+  Tickets first_tickets, second_tickets;
+  std::unique_ptr<std::atomic<int>[]> left, order;  // [capacity]
   int capacity = 0;
+  std::atomic<int> released{0};
+  std::atomic<int> unfinished{0};   // items of both stages
+  std::atomic<uint32_t> events{0};  // counts what a waiting thread waits for
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+
+  std::atomic<int> helpers{0};    // tasks that will look for tickets
+  std::atomic<int> submitted{0};  // tasks of submit() that have not begun
 };
+
+void Workers::Impl::run(int groups, int first_items, Call<int, int, int> first, Call<int, int> join,
+                        int second_items, Call<int, int, int> second) {
+  const int items = groups * (first_items + second_items);
+  if (items == 0) return;
+  if (groups > capacity) {
+    left = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(groups));
+    order = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(groups));
+    capacity = groups;
+  }
+  for (int g = 0; g < groups; ++g) {
+    left[g].store(first_items, std::memory_order_relaxed);
+    order[g].store(-1, std::memory_order_relaxed);
+  }
+  stages.emplace(Stages{first_items, second_items, first, join, second});
+  released = 0;
+  failed = false;
+  error = nullptr;
+  unfinished = items;
+  second_tickets.reset(0);
+  first_tickets.reset(groups * first_items);
+  call_helpers(items);
+  {
+    const FlushDenormals flush;
+    for (;;) {
+      const uint32_t seen = events;
+      work(0);
+      if (unfinished == 0) break;
+      wait(seen);
+    }
+  }
+  if (failed) std::rethrow_exception(error);
+}
+
+// Takes tickets until there is none. Those of the second stage come first: their data is in cache.
+void Workers::Impl::work(int worker) {
+  for (;;) {
+    if (const auto second = second_tickets.take()) {
+      run_second(*second, worker);
+    } else if (const auto first = first_tickets.take()) {
+      run_first(*first, worker);
+    } else {
+      return;
+    }
+  }
+}
+
+// After an exception the rest is only counted down.
+template <class Body>
+void Workers::Impl::guarded(const Body& body) {
+  if (failed) return;
+  try {
+    body();
+  } catch (...) {
+    if (!failed.exchange(true)) error = std::current_exception();
+  }
+}
+
+void Workers::Impl::run_first(int ticket, int worker) {
+  const Stages& s = *stages;
+  const int group = ticket / s.first_items;
+  guarded([&] { s.first(group, ticket % s.first_items, worker); });
+  if (left[group].fetch_sub(1) == 1) {
+    guarded([&] { s.join(group, worker); });
+    if (s.second_items > 0) {
+      order[released.fetch_add(1)].store(group);
+      second_tickets.add(s.second_items);
+      ++events;
+      events.notify_all();
+    }
+  }
+  finish(1);
+}
+
+void Workers::Impl::run_second(int ticket, int worker) {
+  const Stages& s = *stages;
+  const std::atomic<int>& place = order[ticket / s.second_items];
+  while (place.load() < 0) _mm_pause();
+  guarded([&] { s.second(place, ticket % s.second_items, worker); });
+  finish(1);
+}
+
+// The run may be over and the next one begun as soon as the last item is counted: nothing of this
+// one is touched afterwards.
+void Workers::Impl::finish(int items) {
+  if (unfinished.fetch_sub(items) != items) return;
+  ++events;
+  events.notify_all();
+}
+
+void Workers::Impl::wait(uint32_t seen) {
+  for (int i = 0; i < kSpins && events == seen; ++i) _mm_pause();
+  if (events == seen) events.wait(seen);
+}
+
+void Workers::Impl::call_helpers(int items) {
+  for (int wanted = std::min(threads, items) - 1; helpers < wanted;) {
+    ++helpers;
+    arena.enqueue([this] { help(); });
+  }
+}
+
+// Works on the run under way and on those that follow closely, unless a submitted task waits.
+void Workers::Impl::help() {
+  const FlushDenormals flush;
+  const int worker = tbb::this_task_arena::current_thread_index();
+  do {
+    for (int i = 0; i < kSpins; ++i) {
+      if (first_tickets.any() || second_tickets.any()) {
+        work(worker);
+        i = 0;
+      }
+      if (submitted > 0) break;
+      _mm_pause();
+    }
+    --helpers;
+    // A run that began just now may have counted on this helper.
+  } while ((first_tickets.any() || second_tickets.any()) && submitted == 0 && ++helpers > 0);
+}
 
 Workers::Workers(int threads) : threads_(threads) {
   require(threads >= 1, "the number of threads must be at least 1, got ", threads);
@@ -125,53 +296,22 @@ Workers::Workers(int threads) : threads_(threads) {
 Workers::~Workers() = default;
 
 void Workers::run_items(int items, Call<int, int> body) {
-  const auto some = [&](const tbb::blocked_range<int>& range) {
-    const FlushDenormals flush;
-    for (int i = range.begin(); i != range.end(); ++i) body(i, worker_index());
-  };
-  impl_->arena.execute([&] {
-    tbb::parallel_for(tbb::blocked_range<int>(0, items, 1), some, tbb::simple_partitioner());
-  });
+  const auto first = [&](int item, int, int worker) { body(item, worker); };
+  const auto join = [](int, int) {};
+  const auto second = [](int, int, int) {};
+  impl_->run(items, 1, Call<int, int, int>(first), Call<int, int>(join), 0,
+             Call<int, int, int>(second));
 }
 
 void Workers::run_stages(int groups, int first_items, Call<int, int, int> first,
                          Call<int, int> join, int second_items, Call<int, int, int> second) {
-  std::atomic<int>* left = impl_->counters(groups);
-  for (int g = 0; g < groups; ++g) left[g].store(first_items, std::memory_order_relaxed);
-  impl_->arena.execute([&] {
-    tbb::task_group released;
-    const auto release = [&](int group) {
-      for (int item = 0; item < second_items; ++item) {
-        released.run([&second, group, item] {
-          const FlushDenormals flush;
-          second(group, item, worker_index());
-        });
-      }
-    };
-    const auto some = [&](const tbb::blocked_range<int>& range) {
-      const FlushDenormals flush;
-      for (int i = range.begin(); i != range.end(); ++i) {
-        const int group = i / first_items;
-        first(group, i % first_items, worker_index());
-        if (left[group].fetch_sub(1, std::memory_order_acq_rel) != 1) continue;
-        join(group, worker_index());
-        release(group);
-      }
-    };
-    try {
-      tbb::parallel_for(tbb::blocked_range<int>(0, groups * first_items, 1), some,
-                        tbb::simple_partitioner());
-    } catch (...) {
-      released.cancel();
-      released.wait();
-      throw;
-    }
-    released.wait();
-  });
+  impl_->run(groups, first_items, first, join, second_items, second);
 }
 
 void Workers::submit(std::function<void()> task) {
-  impl_->arena.enqueue([task = std::move(task)] {
+  ++impl_->submitted;
+  impl_->arena.enqueue([impl = impl_.get(), task = std::move(task)] {
+    --impl->submitted;
     const FlushDenormals flush;
     task();
   });
