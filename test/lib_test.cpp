@@ -154,6 +154,24 @@ TEST_CASE("workers: submitted tasks run beside a run") {
   CHECK(done == 10);
 }
 
+TEST_CASE("workers: thousands of short runs close together, beside submitted tasks") {
+  Workers workers(4);
+  std::atomic<int> submitted{0}, wrong{0};
+  for (int round = 0; round < 5000; ++round) {
+    const int items = round % 9, groups = round % 4 + 1;
+    std::atomic<int> sum{0}, second{0};
+    workers.run(items, [&](int item, int) { sum += item + 1; });
+    if (sum != items * (items + 1) / 2) ++wrong;
+    workers.run_staged(
+        groups, 2, [&](int, int, int) { ++sum; }, [](int, int) {}, 3,
+        [&](int, int, int) { ++second; });
+    if (second != 3 * groups) ++wrong;
+    if (round % 50 == 0) workers.submit([&] { ++submitted; });
+  }
+  CHECK(wrong == 0);
+  while (submitted < 100) workers.run(4, [](int, int) {});
+}
+
 TEST_CASE("available_threads: positive and within the affinity mask") {
   cpu_set_t set;
   CPU_ZERO(&set);
