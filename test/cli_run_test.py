@@ -138,6 +138,26 @@ class Diverging(RunCase):
         self.fails(self.train(out, "--val-data", self.val_data, "--steps", 2, "--lr", 1e8), 1, "loss of step 2")
         self.assertEqual(list(out.glob("*.safetensors")), [])
 
+    def test_a_validation_loss_that_is_not_finite_stops_before_best_is_written(self):
+        # Of grey pictures a huge filter makes zeros, of others infinities.
+        start, out = self.out(), self.out()
+        self.succeeds(self.train(start, "--steps", 1))
+
+        def enlarge(header, data):
+            begin, end = header["conv_stem.weight"]["data_offsets"]
+            for i in range(begin, end, 4):
+                struct.pack_into("<f", data, i, math.copysign(2e37, struct.unpack_from("<f", data, i)[0]))
+
+        weights = rewrite(start / "last.safetensors", self.folder / "huge.safetensors", enlarge)
+        images, labels = write_idx(self.folder, "grey", 8)
+        images.write_bytes(images.read_bytes()[:16] + bytes([128]) * (8 * 12 * 12))
+        self.succeeds(run("records", "from-idx", "--images", images, "--labels", labels, "--out", self.folder, "--name", "grey"))
+        done = self.train(out, "--init", weights, "--val-data", self.val_data, "--steps", 1, "--weight-decay", 0, "--augment", "none",
+                          "--mean", "128,128,128", "--stddev", "1,1,1", data=f"{self.folder}/grey-*.tfrecord")
+        self.fails(done, 1, "validation loss after step 1")
+        self.assertEqual(sorted(p.name for p in out.glob("*.safetensors")), ["last.safetensors", "last.state.safetensors"])
+        self.assertEqual(self.validations(out), [])
+
     def test_eval_of_such_weights_fails(self):
         out = self.out()
         self.succeeds(self.train(out, "--steps", 1))
