@@ -1,6 +1,7 @@
 #include "bin/cli.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <iomanip>
 #include <iostream>
 #include <numeric>
@@ -57,6 +58,14 @@ int unknown_arguments(const CLI::App& app) {
   return usage_error(app, message);
 }
 
+// `status`, or 1 if standard output did not take all that was printed.
+int flushed(const CLI::App& app, int status) {
+  std::cout.flush();
+  if (std::cout.good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+  std::cerr << app.get_name() << ": error: standard output cannot be written: is the disk full?\n";
+  return status == 0 ? 1 : status;
+}
+
 // Of an option given twice the last one counts; leftovers are kept, to name the nearest option.
 void set_policies(CLI::App& app) {
   app.allow_extras();
@@ -71,10 +80,10 @@ int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>
     set_policies(app);
     app.parse(argc, argv);
     if (!app.remaining(true).empty()) return unknown_arguments(app);
-    return body();
+    return flushed(app, body());
   } catch (const CLI::ParseError& e) {
     // --help and --version are not errors.
-    if (e.get_exit_code() == 0) return app.exit(e);
+    if (e.get_exit_code() == 0) return flushed(app, app.exit(e));
     return usage_error(app, e.what());
   } catch (const UsageError& e) {
     return usage_error(app, e.what());
@@ -96,9 +105,32 @@ CLI::Validator between(double low, double high) {
         double value = 0;
         const bool number = CLI::detail::lexical_cast(input, value);
         if (number && value >= low && value <= high) return std::string();
-        return input + (number ? " is not in the range " + range : " is not a number");
+        return input + (number ? " is not in the range " : " is not a number; expected ") + range;
       },
       high >= kMaxCount ? "at least " + text(low) : range);
+}
+
+CLI::Validator whole(int64_t low, uint64_t high) {
+  const bool open = static_cast<double>(high) >= kMaxCount;
+  const std::string range = open ? "at least " + std::to_string(low)
+                                 : std::to_string(low) + " to " + std::to_string(high);
+  return CLI::Validator(
+      [=](std::string& input) {
+        const char *begin = input.data(), *end = begin + input.size();
+        int64_t negative = 0;
+        uint64_t positive = 0;
+        const bool minus = input.starts_with('-');
+        const auto [rest, error] =
+            minus ? std::from_chars(begin, end, negative) : std::from_chars(begin, end, positive);
+        // Other readers take a leading zero for an octal number.
+        const bool plain = error == std::errc() && rest == end &&
+                           input == (minus ? exact_text(negative) : exact_text(positive));
+        const bool inside = minus ? negative >= low : positive <= high;
+        if (!plain) return input + " is not a whole number; expected " + range;
+        const bool above = minus || low <= 0 || positive >= static_cast<uint64_t>(low);
+        return inside && above ? std::string() : input + " is not in the range " + range;
+      },
+      range);
 }
 
 std::vector<std::pair<std::string, std::string>> option_values(const CLI::App& app) {
@@ -108,7 +140,7 @@ std::vector<std::pair<std::string, std::string>> option_values(const CLI::App& a
     const bool flag = option->get_items_expected_max() == 0;
     std::string value = option->count() > 0 ? CLI::detail::join(option->reduced_results(), ",")
                                             : option->get_default_str();
-    if (flag) value = option->count() > 0 ? "true" : "false";
+    if (flag) value = option->count() > 0 || value == "true" ? "true" : "false";
     values.emplace_back(option->get_name().substr(2), value);
   }
   return values;

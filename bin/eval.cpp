@@ -1,5 +1,6 @@
 // Top-1, top-5 and loss of a checkpoint on TFRecord files.
 
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 
@@ -24,7 +25,7 @@ void add_options(CLI::App& app, EvalArgs& a) {
   app.add_option("--weights", a.weights, "safetensors file with timm's names")->group("Data");
   app.add_option("--data", a.data, "Glob of the TFRecord files, several by commas")->group("Data");
   app.add_option("--batch", a.batch, "Images at a time")
-      ->check(between(1, 1 << 20))
+      ->check(whole(1, 1 << 20))
       ->capture_default_str()
       ->group("Data");
   add_record_options(app, a.records);
@@ -37,13 +38,17 @@ int eval(EvalArgs& a) {
   if (a.data.empty()) throw UsageError("--data is required");
   const Isa isa = resolve_isa(a.machine);
   TensorFile file = io::read_safetensors(a.weights);
-  const net::NetworkConfig config = resolve_model(a.model, &file);
+  const net::NetworkConfig config = resolve_model(a.model, &file, a.weights);
   const auto info = net::checkpoint_info(file);
-  if (info && !a.records.label_offset) a.records.label_offset = info->label_offset;
+  if (info && info->label_offset_given && !a.records.label_offset) {
+    a.records.label_offset = info->label_offset;
+  }
 
   Workers workers(a.machine.threads);
   const io::RecordSet records(a.data);
-  net::EfficientNet network(config, a.batch, net::Mode::inference, workers, isa);
+  net::EfficientNet network = with_memory_for(a.batch, config.model.resolution, [&] {
+    return net::EfficientNet(config, a.batch, net::Mode::inference, workers, isa);
+  });
   try {
     network.parameters().load(file);
   } catch (const Error& e) {
@@ -62,8 +67,10 @@ int eval(EvalArgs& a) {
   const Validation v = validate(network, records, workers, options, [&](int64_t done) {
     progress.update(done, total, std::to_string(done) + "/" + std::to_string(total) + " images",
                     false);
+    return true;
   });
   progress.clear();
+  require(std::isfinite(v.loss), a.weights, ": the loss on ", a.data, " is ", v.loss);
   std::printf("%.1f images/s\n", static_cast<double>(v.images) / v.seconds);
   std::printf("top-1 %.4f top-5 %.4f loss %.4f images %ld\n", v.top1, v.top5, v.loss, v.images);
   return 0;

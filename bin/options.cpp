@@ -1,25 +1,32 @@
 #include "bin/options.h"
 
-#include <sstream>
+#include <limits>
 
 #include "bin/cli.h"
 #include "lib/parallel.h"
 
 namespace mbconv::bin {
+namespace {
+
+constexpr int64_t kMostLabel = std::numeric_limits<int>::max();
+
+}  // namespace
 
 void add_model_options(CLI::App& app, ModelOptions& o) {
-  const char* group = "Model";
+  const char* group = kModelGroup;
   o.app = &app;
   app.add_option("--model", o.model, "Published model: " + net::model_names())
       ->capture_default_str()
       ->group(group);
-  app.add_option("--width", o.width, "Width coefficient [the model's]")->group(group);
-  app.add_option("--depth", o.depth, "Depth coefficient [the model's]")->group(group);
-  app.add_option("--resolution", o.resolution, "Pixels a side [the model's]")->group(group);
-  app.add_option("--dropout", o.dropout, "Dropout before the classifier [the model's]")
-      ->group(group);
-  app.add_option("--classes", o.classes, "Number of classes [1000, or the checkpoint's]")
-      ->group(group);
+  const auto add = [&](const char* flag, auto& value, const char* help, CLI::Validator range) {
+    app.add_option(flag, value, help)->check(std::move(range))->group(group);
+  };
+  add("--width", o.width, "Width coefficient [the model's]", between(0, 100));
+  add("--depth", o.depth, "Depth coefficient [the model's]", between(0, 100));
+  add("--resolution", o.resolution, "Pixels a side [the model's]", whole(1, 10000));
+  add("--dropout", o.dropout, "Dropout before the classifier [the model's]", between(0, 0.999999));
+  add("--classes", o.classes, "Number of classes [1000, or the checkpoint's]",
+      whole(1, std::numeric_limits<int>::max()));
   app.add_option("--activation", o.activation,
                  "Activation [swish, or the checkpoint's]: " + ops::activation_names())
       ->group(group);
@@ -28,12 +35,23 @@ void add_model_options(CLI::App& app, ModelOptions& o) {
       ->group(group);
 }
 
-net::NetworkConfig resolve_model(const ModelOptions& o, const TensorFile* weights) {
+net::NetworkConfig resolve_model(const ModelOptions& o, const TensorFile* weights,
+                                 const std::string& path) {
+  std::optional<net::CheckpointInfo> info;
+  std::optional<int> classes;
+  try {
+    if (weights != nullptr) {
+      info = net::checkpoint_info(*weights);
+      classes = net::checkpoint_classes(*weights);
+    }
+  } catch (const Error& e) {
+    throw Error(path, ": ", e.what());
+  }
   try {
     net::ModelConfig model = net::published_model(o.model);
-    const auto info = weights != nullptr ? net::checkpoint_info(*weights) : std::nullopt;
-    if (info && o.app->count("--model") == 0) model = info->model;
-    if (weights != nullptr) model.classes = net::checkpoint_classes(*weights);
+    const bool same_model = o.app->count("--model") == 0 || (info && info->model.name == o.model);
+    if (info && same_model) model = info->model;
+    if (classes) model.classes = *classes;
     if (info && o.activation.empty()) model.activation = info->model.activation;
     if (info && info->model.expand_at_ratio_1) model.expand_at_ratio_1 = true;
     if (!o.activation.empty()) model.activation = ops::parse_activation(o.activation);
@@ -50,18 +68,18 @@ net::NetworkConfig resolve_model(const ModelOptions& o, const TensorFile* weight
 }
 
 void show_resolved(CLI::App& app, const net::ModelConfig& model, Isa isa) {
-  const auto show = [&](const char* option, const auto& value) {
-    std::ostringstream text;
-    text << value;
-    app.get_option(option)->default_str(text.str());
+  const auto show = [&](const char* option, std::string text) {
+    app.get_option(option)->default_str(std::move(text));
   };
-  show("--width", model.width);
-  show("--depth", model.depth);
-  show("--resolution", model.resolution);
-  show("--dropout", model.dropout);
-  show("--classes", model.classes);
-  show("--activation", ops::name(model.activation));
-  show("--isa", name(isa));
+  show("--model", model.name);
+  show("--width", exact_text(model.width));
+  show("--depth", exact_text(model.depth));
+  show("--resolution", exact_text(model.resolution));
+  show("--dropout", exact_text(model.dropout));
+  show("--classes", exact_text(model.classes));
+  show("--activation", std::string(ops::name(model.activation)));
+  show("--expand-at-ratio-1", model.expand_at_ratio_1 ? "true" : "false");
+  show("--isa", std::string(name(isa)));
 }
 
 void add_machine_options(CLI::App& app, MachineOptions& o) {
@@ -71,7 +89,7 @@ void add_machine_options(CLI::App& app, MachineOptions& o) {
          "--threads", o.threads,
          "Threads of the whole process, decoding included [CPUs of the affinity mask and the "
          "cgroup's quota]")
-      ->check(between(1, 4096))
+      ->check(whole(1, 4096))
       ->capture_default_str()
       ->group(group);
   app.add_option("--isa", o.isa,
@@ -95,9 +113,10 @@ void add_record_options(CLI::App& app, RecordOptions& o) {
       ->group(group);
   app.add_option("--label-offset", o.label_offset,
                  "Subtracted from stored labels [1 for image/class/label, else 0]")
+      ->check(whole(-kMostLabel, kMostLabel))
       ->group(group);
   app.add_option("--max-side", o.max_side, "Refuse pictures with a longer side, in pixels")
-      ->check(between(1, 65535))
+      ->check(whole(1, 65535))
       ->capture_default_str()
       ->group(group);
 }

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "io/loader.h"
 #include "lib/isa.h"
@@ -12,6 +15,9 @@
 namespace mbconv::bin {
 
 // Options that programs share. Each is declared once, with its default and help, in add_*.
+
+// The group that all options of the network are in.
+inline constexpr const char* kModelGroup = "Model";
 
 // Which network. What is not given comes from a checkpoint's metadata, else from the published
 // model.
@@ -23,8 +29,11 @@ struct ModelOptions {
   const CLI::App* app = nullptr;
 };
 void add_model_options(CLI::App& app, ModelOptions& options);
-// `weights`: the file of --init or --weights, if any. Throws UsageError.
-net::NetworkConfig resolve_model(const ModelOptions& options, const TensorFile* weights);
+// `weights`: what the file `path` of --init or --weights holds, or null. Its metadata give all that
+// is not given, unless another --model is. Throws UsageError; Error naming `path` if the file is
+// damaged.
+net::NetworkConfig resolve_model(const ModelOptions& options, const TensorFile* weights,
+                                 const std::string& path = {});
 
 // Makes the printed configuration show what options that were not given came to.
 void show_resolved(CLI::App& app, const net::ModelConfig& model, Isa isa);
@@ -37,6 +46,25 @@ struct MachineOptions {
 void add_machine_options(CLI::App& app, MachineOptions& options);
 // Throws UsageError.
 Isa resolve_isa(const MachineOptions& options);
+
+// What `make` makes; where memory is out, names the options that ask for it.
+template <class Make>
+auto with_memory_for(int batch, int resolution, const Make& make) -> decltype(make()) {
+  const auto options = [&] {
+    return "; less is needed with a smaller --batch than " + std::to_string(batch) +
+           " or a smaller --resolution than " + std::to_string(resolution);
+  };
+  try {
+    return make();
+  } catch (const Error& e) {
+    if (!std::string_view(e.what()).starts_with("out of memory")) throw;
+    throw Error(e.what(), options());
+  } catch (const std::bad_alloc&) {
+    throw Error("out of memory", options());
+  } catch (const std::length_error&) {
+    throw Error("out of memory", options());
+  }
+}
 
 // How records are read.
 struct RecordOptions {

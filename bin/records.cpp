@@ -32,9 +32,16 @@ void add_output_options(CLI::App& app, OutputArgs& o) {
       ->capture_default_str()
       ->group("Output");
   app.add_option("--shards", o.shards, "Number of files")
-      ->check(between(1, 99999))
+      ->check(whole(1, 99999))
       ->capture_default_str()
       ->group("Output");
+}
+
+// Throws UsageError where a file would hold no record.
+void check_shards(const OutputArgs& o, size_t records) {
+  if (static_cast<size_t>(o.shards) <= records) return;
+  throw UsageError("--shards: " + std::to_string(o.shards) + " files for " +
+                   std::to_string(records) + " records; expected at most one for each");
 }
 
 // The progress of a loop over `total` things, named by `what`; a line every tenth outside of
@@ -66,6 +73,7 @@ int from_idx(const IdxArgs& a) {
   const std::vector<uint8_t> labels = io::read_idx_labels(a.labels);
   require(static_cast<size_t>(images.count) == labels.size(), a.images, " has ", images.count,
           " pictures, ", a.labels, " has ", labels.size(), " labels");
+  check_shards(a.output, labels.size());
   io::ShardWriter writer(a.output.out, a.output.name, a.output.shards);
   const size_t size = static_cast<size_t>(images.height) * static_cast<size_t>(images.width);
   {
@@ -128,6 +136,7 @@ std::vector<std::byte> read_file(const fs::path& path) {
 int from_folder(const FolderArgs& a) {
   std::vector<std::string> classes;
   const std::vector<ClassFile> files = list_classes(a, classes);
+  check_shards(a.output, files.size());
   io::ShardWriter writer(a.output.out, a.output.name, a.output.shards);
   {
     Counter counter("picture", files.size());
@@ -268,7 +277,7 @@ int main(int argc, char** argv) {
   from_folder_app->add_option("--folder", folder.folder, "The folder")->required()->group("Input");
   from_folder_app
       ->add_option("--max-side", folder.max_side, "Refuse pictures with a longer side, in pixels")
-      ->check(between(1, 65535))
+      ->check(whole(1, 65535))
       ->capture_default_str()
       ->group("Input");
   add_output_options(*from_folder_app, folder.output);

@@ -1,9 +1,10 @@
 #include "bin/run_folder.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstdio>
 #include <sstream>
 
+#include "bin/cli.h"
 #include "io/atomic_file.h"
 #include "io/safetensors.h"
 #include "lib/error.h"
@@ -25,17 +26,26 @@ void write_text(const fs::path& path, const std::string& text) {
 }
 
 std::string format(const LogRow& r) {
+  // The best top-1 so far is read back from here: exact.
+  const std::string top1 = exact_text(r.top1), top5 = exact_text(r.top5);
   char text[512];
-  std::snprintf(text, sizeof text, "%ld,%ld,%s,%.9g,%.9g,%.9g,%.6f,%.6f,%.2f,%.3f", r.step, r.epoch,
-                r.split.c_str(), r.loss, r.cross_entropy, r.lr, r.top1, r.top5, r.images_per_second,
-                r.seconds);
+  std::snprintf(text, sizeof text, "%ld,%ld,%s,%.9g,%.9g,%.9g,%s,%s,%.2f,%.3f", r.step, r.epoch,
+                r.split.c_str(), r.loss, r.cross_entropy, r.lr, top1.c_str(), top5.c_str(),
+                r.images_per_second, r.seconds);
   return text;
 }
 
-// The log without rows after `step`; also finds the best validation in it.
-std::string kept_rows(const fs::path& path, int64_t step, double& best_top1) {
+// The log without rows after `step`, and what its validations came to.
+struct KeptRows {
+  std::string text;
+  double best_top1 = -1;
+  int64_t last_validation = -1;
+};
+
+KeptRows kept_rows(const fs::path& path, int64_t step) {
   std::ifstream in(path);
-  std::string kept = std::string(kHeader) + "\n", line;
+  KeptRows kept{std::string(kHeader) + "\n"};
+  std::string line;
   std::getline(in, line);
   while (std::getline(in, line)) {
     LogRow row{};
@@ -44,8 +54,11 @@ std::string kept_rows(const fs::path& path, int64_t step, double& best_top1) {
         std::sscanf(line.c_str(), "%ld,%ld,%15[a-z],%lf,%lf,%lf,%lf", &row.step, &row.epoch, split,
                     &row.loss, &row.cross_entropy, &row.lr, &row.top1);
     if (read != 7 || row.step > step) continue;
-    if (std::string(split) == "val") best_top1 = std::max(best_top1, row.top1);
-    kept += line + "\n";
+    if (std::string(split) == "val") {
+      kept.best_top1 = std::max(kept.best_top1, row.top1);
+      kept.last_validation = row.step;
+    }
+    kept.text += line + "\n";
   }
   return kept;
 }
@@ -60,14 +73,18 @@ void check_key(const TensorFile& state, const std::string& name, const std::stri
 }  // namespace
 
 RunFolder::RunFolder(fs::path path, bool resume) : path_(std::move(path)) {
-  const bool holds_run =
-      fs::exists(file(kConfig)) || fs::exists(file(kLast)) || fs::exists(file(kLog));
   if (resume) {
     require(fs::exists(file(kLast)), "cannot resume: there is no ", file(kLast).string());
     return;
   }
-  require(!holds_run, path_.string(),
-          " already holds a run; give --resume to go on with it, or another --out");
+  // A run that ended before its first checkpoint leaves nothing to keep.
+  for (const char* name : {kLast, kState, kBest}) {
+    require(!fs::exists(file(name)), path_.string(), " already holds a run (", name,
+            "); give --resume to go on with it, or another --out");
+  }
+}
+
+void RunFolder::create() {
   std::error_code error;
   fs::create_directories(path_, error);
   require(!error, "cannot create the folder ", path_.string(), ": ", error.message());
@@ -85,8 +102,12 @@ std::string RunFolder::read_config() const {
   return text.str();
 }
 
-int64_t RunFolder::restore(net::EfficientNet& network, const RunKey& key) {
-  const TensorFile weights = io::read_safetensors(file(kLast).string());
+std::string RunFolder::last() const {
+  return file(kLast).string();
+}
+
+int64_t RunFolder::restore(net::EfficientNet& network, const TensorFile& weights,
+                           const RunKey& key) {
   // A crash may have come between writing the weights and putting their state in place.
   if (fs::exists(file(kNewState))) {
     const TensorFile fresh = io::read_safetensors(file(kNewState).string());
@@ -106,9 +127,10 @@ int64_t RunFolder::restore(net::EfficientNet& network, const RunKey& key) {
 }
 
 void RunFolder::open_logs(int64_t step) {
-  const bool resumed = fs::exists(file(kLog));
-  write_text(file(kLog),
-             resumed ? kept_rows(file(kLog), step, best_top1_) : std::string(kHeader) + "\n");
+  const KeptRows kept = kept_rows(file(kLog), step);
+  best_top1_ = kept.best_top1;
+  last_validation_ = kept.last_validation;
+  write_text(file(kLog), kept.text);
   csv_.open(file(kLog), std::ios::app);
   require(csv_.good(), "cannot write ", file(kLog).string());
   events_ = std::make_unique<io::EventWriter>(path_.string(), step);
@@ -117,6 +139,7 @@ void RunFolder::open_logs(int64_t step) {
 void RunFolder::log(const LogRow& row) {
   csv_ << format(row) << std::endl;
   require(csv_.good(), "cannot write ", file(kLog).string(), ": is the disk full?");
+  if (row.split == "val") last_validation_ = row.step;
   const std::string prefix = row.split + "/";
   events_->scalar(prefix + "loss", row.step, row.loss);
   events_->scalar(prefix + "cross_entropy", row.step, row.cross_entropy);
@@ -129,6 +152,9 @@ void RunFolder::log(const LogRow& row) {
 
 void RunFolder::save_last(const net::EfficientNet& network, const net::CheckpointInfo& info,
                           const RunKey& key) {
+  const std::string bad = network.parameters().not_finite();
+  require(bad.empty(), "'", bad, "' is no longer finite after step ", info.step,
+          "; a lower learning rate or a longer warm-up may help");
   TensorFile state = net::make_state(network, info.step);
   state.metadata["batch"] = std::to_string(key.batch);
   state.metadata["seed"] = std::to_string(key.seed);

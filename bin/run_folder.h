@@ -31,24 +31,30 @@ struct RunKey {
 // last.state.safetensors, best.safetensors.
 class RunFolder {
  public:
-  // A new run: creates the folder. Throws Error if it already holds a run.
-  // A resumed one: throws Error if it holds none.
+  // Throws Error where a new run would find checkpoints, which are never overwritten, or a resumed
+  // one would find none.
   RunFolder(std::filesystem::path path, bool resume);
+  // Makes the folder, if it does not exist.
+  void create();
 
   const std::filesystem::path& path() const { return path_; }
+  std::string last() const;  // path of last.safetensors
   void write_config(const std::string& json);
   // The options of the run that the folder holds, as config.json says.
   std::string read_config() const;
 
-  // Loads weights and optimiser state; returns the step. Throws Error if they do not belong
-  // together or `key` differs from the run's.
-  int64_t restore(net::EfficientNet& network, const RunKey& key);
+  // Loads `weights`, as read from last(), and the optimiser's state; returns the step. Throws Error
+  // if they do not belong together or `key` differs from the run's.
+  int64_t restore(net::EfficientNet& network, const TensorFile& weights, const RunKey& key);
   // Opens log and events, dropping log rows after `step`, which an interrupted run did past its
   // last checkpoint.
   void open_logs(int64_t step);
 
   void log(const LogRow& row);
-  // last.safetensors and its state, such that a crash between the two files loses neither.
+  // Whether the log has a validation after `step`.
+  bool has_validation(int64_t step) const { return last_validation_ == step; }
+  // last.safetensors and its state, such that a crash between the two files loses neither. Throws
+  // Error, having written nothing, if a number in them is not finite.
   void save_last(const net::EfficientNet& network, const net::CheckpointInfo& info,
                  const RunKey& key);
   // best.safetensors, if `validation` beats the best so far.
@@ -61,7 +67,9 @@ class RunFolder {
   std::filesystem::path path_;
   std::ofstream csv_;
   std::unique_ptr<io::EventWriter> events_;
+  // Of the validations in the log.
   double best_top1_ = -1;
+  int64_t last_validation_ = -1;
 };
 
 }  // namespace mbconv::bin

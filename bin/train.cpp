@@ -6,7 +6,6 @@
 #include <csignal>
 #include <cstdio>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "bin/cli.h"
 #include "bin/progress.h"
@@ -23,6 +22,7 @@ double seconds_since(Clock::time_point start) {
 }
 
 constexpr int kInterruptedStatus = 130;
+constexpr const char* kAdvice = "; a lower learning rate or a longer warm-up may help";
 std::atomic<bool> interrupted{false};
 
 void catch_interrupts() {
@@ -81,10 +81,13 @@ class TrainRun {
         workers_(args.machine.threads),
         train_(args.train_data),
         val_(args.val_data.empty() ? nullptr : std::make_unique<io::RecordSet>(args.val_data)),
-        network_(config, args.batch, net::Mode::training, workers_, isa) {
+        network_(with_memory_for(args.batch, config.model.resolution, [&] {
+          return net::EfficientNet(config, args.batch, net::Mode::training, workers_, isa);
+        })) {
     info_.model = config.model;
     info_.label_offset = label_offset(train_, example_keys(args.records));
-    info_.normalisation = normalisation(args);
+    info_.label_offset_given = args.records.label_offset.has_value();
+    info_.normalisation = args.normalisation;
     const double by_epochs =
         std::ceil(args.epochs * static_cast<double>(train_.size()) / args.batch);
     recipe_ = args.recipe;
@@ -92,7 +95,8 @@ class TrainRun {
     recipe_.total_steps = args.steps > 0 ? args.steps : static_cast<int64_t>(by_epochs);
   }
 
-  void load(const TensorFile* init);
+  // Parameters: those of `weights`, the checkpoint of the run or the file of --init, or initial.
+  void load(const TensorFile* weights);
   void print(std::ostream& out) const;
   int run();
 
@@ -101,10 +105,20 @@ class TrainRun {
     return steps * args_.batch / static_cast<int64_t>(train_.size());
   }
   RunKey key() const { return {args_.batch, static_cast<int64_t>(train_.size()), args_.seed}; }
-  void log_step(const net::StepResult& result);
-  void save();
-  void validate_and_save(int64_t epoch);
-  void warn(const std::string& text) const { std::cerr << "warning: " << text << '\n'; }
+  // The epoch, from 1, of the last step; whether it is complete.
+  int64_t epoch() const { return epoch_after(std::max<int64_t>(info_.step - 1, 0)) + 1; }
+  bool epoch_is_complete() const { return epoch_after(info_.step) >= epoch(); }
+  bool run_is_complete() const { return info_.step >= recipe_.total_steps; }
+  bool validation_is_missing() const {
+    return val_ && info_.step > 0 && (epoch_is_complete() || run_is_complete()) &&
+           !folder_.has_validation(info_.step);
+  }
+  void warn_of_warmup() const;
+  void log_step(const net::StepResult& result, bool last);
+  bool train_steps();
+  bool finish_epoch();
+  void log_validation(const Validation& v);
+  void save(const io::Batch& batch);
 
   const TrainArgs& args_;
   RunFolder& folder_;
@@ -121,17 +135,17 @@ class TrainRun {
   int64_t first_step_ = 0;
 };
 
-void TrainRun::load(const TensorFile* init) {
+void TrainRun::load(const TensorFile* weights) {
   if (args_.resume) {
-    info_.step = folder_.restore(network_, key());
+    info_.step = folder_.restore(network_, *weights, key());
     return;
   }
   network_.parameters().initialise(args_.seed);
-  if (init == nullptr) return;
-  const int classes = net::checkpoint_classes(*init);
+  if (weights == nullptr) return;
+  const int classes = net::checkpoint_classes(*weights);
   const bool same = classes == info_.model.classes;
   try {
-    network_.parameters().load(*init, same ? "" : "classifier.");
+    network_.parameters().load(*weights, same ? "" : "classifier.");
   } catch (const Error& e) {
     throw Error(args_.init, ": ", e.what(), " (does it fit --model ", info_.model.name, "?)");
   }
@@ -164,19 +178,26 @@ void TrainRun::print(std::ostream& out) const {
   out.flush();
 }
 
-void TrainRun::log_step(const net::StepResult& result) {
+void TrainRun::warn_of_warmup() const {
+  if (recipe_.warmup_steps < recipe_.total_steps) return;
+  std::cerr << "warning: the warm-up of " << recipe_.warmup_steps
+            << " steps is longer than the run of " << recipe_.total_steps
+            << "; the learning rate will not reach " << recipe_.lr << '\n';
+}
+
+// `last`: no step comes after it.
+void TrainRun::log_step(const net::StepResult& result, bool last) {
   means_.add(result, args_.batch);
   const int64_t step = info_.step, total = recipe_.total_steps;
-  const bool row_due = step % args_.log_every == 0 || step == total || interrupted;
+  const bool row_due = step % args_.log_every == 0 || last;
   const double elapsed = seconds_since(start_);
   const double interval = seconds_since(last_row_) - validation_seconds_;
-  const int64_t epoch = epoch_after(step - 1) + 1;
-  const LogRow row = means_.row(step, epoch, args_.batch, interval, elapsed);
+  const LogRow row = means_.row(step, epoch(), args_.batch, interval, elapsed);
   const double rate = static_cast<double>(step - first_step_) / elapsed;
   char text[256];
   std::snprintf(text, sizeof text,
                 "step %ld/%ld  epoch %ld  loss %.4f  lr %.5f  %.1f images/s  %s left", step, total,
-                epoch, row.loss, row.lr, row.images_per_second,
+                epoch(), row.loss, row.lr, row.images_per_second,
                 duration(static_cast<double>(total - step) / rate).c_str());
   progress_.update(step, total, text, row_due);
   if (!row_due) return;
@@ -186,20 +207,24 @@ void TrainRun::log_step(const net::StepResult& result) {
   validation_seconds_ = 0;
 }
 
-void TrainRun::save() {
+// Writes the checkpoint, once the last step's `batch` has shown that its loss is finite: weights
+// may overflow in inference before they do in training, where every batch is normalised.
+void TrainRun::save(const io::Batch& batch) {
+  network_.infer(batch.images.data());
+  const double loss = network_.loss(batch.labels).cross_entropy;
+  require(std::isfinite(loss), "the loss of step ", info_.step, " is ", loss, " in inference",
+          kAdvice);
   folder_.save_last(network_, info_, key());
 }
 
-void TrainRun::validate_and_save(int64_t epoch) {
+// Validates, if there is data for it. False if interrupted before the end.
+bool TrainRun::finish_epoch() {
   const auto begin = Clock::now();
-  save();
   progress_.clear();
-  char text[256];
   if (!val_) {
-    std::snprintf(text, sizeof text, "epoch %ld: step %ld, %s", epoch, info_.step,
-                  duration(seconds_since(start_)).c_str());
-    std::cout << text << std::endl;
-    return;
+    std::cout << "epoch " << epoch() << ": step " << info_.step << ", "
+              << duration(seconds_since(start_)) << std::endl;
+    return true;
   }
   const io::LoaderOptions options =
       loader_options(args_, info_.model.resolution, info_.model.classes);
@@ -207,102 +232,101 @@ void TrainRun::validate_and_save(int64_t epoch) {
   const Validation v = validate(network_, *val_, workers_, options, [&](int64_t done) {
     progress_.update(done, total,
                      "validation " + std::to_string(done) + "/" + std::to_string(total), false);
+    return !interrupted;
   });
   progress_.clear();
-  folder_.log({info_.step, epoch, "val", v.loss + net::Trainer(network_, recipe_).decay_term(),
-               v.loss, 0, v.top1, v.top5, static_cast<double>(v.images) / v.seconds,
-               seconds_since(start_)});
-  const bool best = folder_.save_best(network_, info_, v);
-  std::snprintf(text, sizeof text,
-                "epoch %ld: step %ld  top-1 %.4f  top-5 %.4f  loss %.4f  %.1f images/s  %s%s",
-                epoch, info_.step, v.top1, v.top5, v.loss,
-                static_cast<double>(v.images) / v.seconds, duration(seconds_since(start_)).c_str(),
-                best ? "  best so far" : "");
-  std::cout << text << std::endl;
+  if (v.stopped) return false;
+  require(std::isfinite(v.loss), "the validation loss after step ", info_.step, " is ", v.loss,
+          kAdvice);
+  log_validation(v);
   validation_seconds_ += seconds_since(begin);
+  return true;
 }
 
-int TrainRun::run() {
-  if (recipe_.warmup_steps >= recipe_.total_steps) {
-    warn("the warm-up of " + std::to_string(recipe_.warmup_steps) +
-         " steps is longer than the run of " + std::to_string(recipe_.total_steps) +
-         "; the learning rate will not reach " + std::to_string(recipe_.lr));
-  }
-  first_step_ = info_.step;
-  folder_.open_logs(first_step_);
-  io::LoaderOptions options = loader_options(args_, info_.model.resolution, info_.model.classes);
-  options.first_sample = info_.step * args_.batch;
-  io::Loader loader(train_, workers_, options);
+void TrainRun::log_validation(const Validation& v) {
+  // The row comes after the file: a run that ends in between validates again when it is resumed.
+  const bool best = folder_.save_best(network_, info_, v);
+  const double decay = net::Trainer(network_, recipe_).decay_term();
+  const double images_per_second = static_cast<double>(v.images) / v.seconds;
+  folder_.log({info_.step, epoch(), "val", v.loss + decay, v.loss, 0, v.top1, v.top5,
+               images_per_second, seconds_since(start_)});
+  char text[256];
+  std::snprintf(text, sizeof text,
+                "epoch %ld: step %ld  top-1 %.4f  top-5 %.4f  loss %.4f  %.1f images/s  %s%s",
+                epoch(), info_.step, v.top1, v.top5, v.loss, images_per_second,
+                duration(seconds_since(start_)).c_str(), best ? "  best so far" : "");
+  std::cout << text << std::endl;
+}
+
+// Trains to the end of the run. False if interrupted.
+bool TrainRun::train_steps() {
+  const auto make = [&] {
+    io::LoaderOptions options = loader_options(args_, info_.model.resolution, info_.model.classes);
+    options.first_sample = info_.step * args_.batch;
+    return io::Loader(train_, workers_, options);
+  };
+  io::Loader loader = with_memory_for(args_.batch, info_.model.resolution, make);
   net::Trainer trainer(network_, recipe_, info_.step);
-  start_ = last_row_ = Clock::now();
-  bool saved = false;
-  while (info_.step < recipe_.total_steps && !interrupted) {
+  while (!run_is_complete()) {
     const io::Batch batch = loader.next();
     const net::StepResult result = trainer.step(batch.images.data(), batch.labels);
     info_.step = trainer.steps_done();
-    log_step(result);
-    saved = false;
-    if (interrupted || info_.step == recipe_.total_steps) break;
-    const int64_t epoch = epoch_after(info_.step);
-    if (epoch > epoch_after(info_.step - 1)) {
-      validate_and_save(epoch);
-      saved = true;
-    } else if (args_.checkpoint_every_steps > 0 && info_.step % args_.checkpoint_every_steps == 0) {
-      save();
-      saved = true;
-    }
+    const bool stop = interrupted, ends = epoch_is_complete() || run_is_complete();
+    log_step(result, stop || run_is_complete());
+    const int64_t every = args_.checkpoint_every_steps;
+    if (stop || ends || (every > 0 && info_.step % every == 0)) save(batch);
+    if (stop || (ends && !finish_epoch())) return false;
   }
+  return true;
+}
+
+int TrainRun::run() {
+  warn_of_warmup();
+  first_step_ = info_.step;
+  folder_.open_logs(first_step_);
+  start_ = last_row_ = Clock::now();
+  // A run may have ended between a checkpoint and its validation.
+  const bool validated = !validation_is_missing() || finish_epoch();
+  const bool done = validated && train_steps();
   progress_.clear();
-  if (interrupted) {
-    if (!saved) save();
+  if (!done) {
     std::cerr << "interrupted after step " << info_.step << "; go on with --resume --out "
               << args_.out << '\n';
     return kInterruptedStatus;
   }
-  validate_and_save(epoch_after(std::max<int64_t>(info_.step - 1, 0)) + 1);
-  std::cout << "checkpoint " << (folder_.path() / "last.safetensors").string() << "\nlog "
-            << (folder_.path() / "log.csv").string() << "\nTensorBoard events in "
-            << folder_.path().string() << std::endl;
+  std::cout << "checkpoint " << folder_.last() << "\nlog " << (folder_.path() / "log.csv").string()
+            << "\nTensorBoard events in " << folder_.path().string() << std::endl;
   return 0;
 }
 
-std::string config_json(const CLI::App& app, const net::ModelConfig& model, Isa isa) {
-  nlohmann::ordered_json options, json;
-  for (const auto& [name, value] : option_values(app)) options[name] = value;
-  json["program"] = "train";
-  json["version"] = MBCONV_VERSION;
-  json["isa"] = name(isa);
-  json["network"] = {{"model", model.name},
-                     {"width", model.width},
-                     {"depth", model.depth},
-                     {"resolution", model.resolution},
-                     {"classes", model.classes}};
-  json["options"] = options;
-  return json.dump(2) + "\n";
-}
-
 int train(CLI::App& app, TrainArgs& args) {
-  std::unique_ptr<RunFolder> folder;
+  RunFolder folder(args.out, args.resume);
   if (args.resume) {
-    folder = std::make_unique<RunFolder>(args.out, true);
-    take_options_of_run(app, *folder);
-    args.init.clear();
+    if (!args.init.empty()) throw UsageError("--init and --resume exclude each other");
+    try {
+      take_options_of_run(app, folder.read_config());
+    } catch (const Error& e) {
+      throw Error("cannot resume ", args.out, ": ", e.what());
+    }
+    args.init.clear();  // it stays among the printed options
   }
   check_train_options(args);
   const Isa isa = resolve_isa(args.machine);
-  std::optional<TensorFile> init;
-  if (!args.init.empty()) init = io::read_safetensors(args.init);
-  const net::NetworkConfig config = resolve_model(args.model, init ? &*init : nullptr);
-  if (!folder) folder = std::make_unique<RunFolder>(args.out, false);
+  const std::string source = args.resume ? folder.last() : args.init;
+  std::optional<TensorFile> weights;
+  if (!source.empty()) weights = io::read_safetensors(source);
+  const net::NetworkConfig config =
+      resolve_model(args.model, weights ? &*weights : nullptr, source);
 
   show_resolved(app, config.model, isa);
   std::cout << "mbconv train " << MBCONV_VERSION << '\n';
   print_options(std::cout, app);
-  TrainRun run(args, config, *folder, isa);
-  run.load(init ? &*init : nullptr);
-  init.reset();
+  TrainRun run(args, config, folder, isa);
+  run.load(weights ? &*weights : nullptr);
+  weights.reset();
   run.print(std::cout);
-  folder->write_config(config_json(app, config.model, isa));
+  folder.create();
+  folder.write_config(config_json(app, config.model, isa));
   catch_interrupts();
   return run.run();
 }

@@ -1,12 +1,28 @@
 #include "bin/train_options.h"
 
-#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <type_traits>
 
 #include "bin/cli.h"
 
 namespace mbconv::bin {
 namespace {
+
+std::optional<std::array<float, 3>> parse_channels(std::string_view text) {
+  std::array<float, 3> values{};
+  const char *at = text.data(), *const end = at + text.size();
+  for (size_t c = 0; c < 3; ++c) {
+    const auto [rest, error] = std::from_chars(at, end, values[c]);
+    const bool separated = c < 2 ? rest != end && *rest == ',' : rest == end;
+    if (error != std::errc() || !separated || !std::isfinite(values[c])) return std::nullopt;
+    at = rest + 1;
+  }
+  return values;
+}
 
 // Adds options of one group, with the default shown.
 class Group {
@@ -15,11 +31,33 @@ class Group {
 
   template <class T>
   CLI::Option* option(const char* flag, T& value, const char* help) const {
-    return app_.add_option(flag, value, help)->capture_default_str()->group(name_);
+    CLI::Option* option = app_.add_option(flag, value, help)->capture_default_str()->group(name_);
+    // A default that is not exact would not come back from config.json.
+    if constexpr (std::is_arithmetic_v<T>) option->default_str(exact_text(value));
+    return option;
   }
   template <class T>
   void number(const char* flag, T& value, const char* help, double low, double high) const {
-    option(flag, value, help)->check(between(low, high));
+    if constexpr (std::is_integral_v<T>) {
+      option(flag, value, help)
+          ->check(whole(static_cast<int64_t>(low), static_cast<uint64_t>(high)));
+    } else {
+      option(flag, value, help)->check(between(low, high));
+    }
+  }
+  // Three numbers by commas.
+  void channels(const char* flag, std::array<float, 3>& value, const char* help) const {
+    app_.add_option_function<std::string>(
+            flag, [&value](const std::string& text) { value = *parse_channels(text); }, help)
+        ->check([](const std::string& text) {
+          return parse_channels(text)
+                     ? std::string()
+                     : text + " is not three finite numbers by commas, one each for R, G, B";
+        })
+        ->default_str(exact_text(value[0]) + "," + exact_text(value[1]) + "," +
+                      exact_text(value[2]))
+        ->type_name("R,G,B")
+        ->group(name_);
   }
   void flag(const char* flag, bool& value, const char* help) const {
     app_.add_flag(flag, value, help)->group(name_);
@@ -54,7 +92,8 @@ void add_run_options(CLI::App& app, TrainArgs& a) {
       "--init", a.init,
       "safetensors file to start from, with timm's names; where its number of classes differs, "
       "all but the classifier is taken");
-  run.option("--seed", a.seed, "Of weights, order, augmentation and dropout");
+  run.option("--seed", a.seed, "Of weights, order, augmentation and dropout")
+      ->check(whole(0, std::numeric_limits<uint64_t>::max()));
   run.number("--log-every", a.log_every, "Steps between rows of the log", 1, kMaxCount);
   run.number("--checkpoint-every-steps", a.checkpoint_every_steps,
              "Steps between checkpoints, beside the one after every epoch; 0: none", 0, kMaxCount);
@@ -97,8 +136,8 @@ void add_augment_options(CLI::App& app, TrainArgs& a) {
   augment.number("--brightness", g.brightness, "Offset, uniform in +-, of values in 0..255", 0,
                  255);
   augment.number("--pca-stddev", g.pca_stddev, "Deviation of the PCA noise", 0, 100);
-  augment.option("--mean", a.mean, "Subtracted from R, G, B")->delimiter(',')->expected(3);
-  augment.option("--stddev", a.stddev, "Divides R, G, B")->delimiter(',')->expected(3);
+  augment.channels("--mean", a.normalisation.mean, "Subtracted from the channels");
+  augment.channels("--stddev", a.normalisation.stddev, "Divides the channels");
 }
 
 }  // namespace
@@ -113,43 +152,55 @@ void add_train_options(CLI::App& app, TrainArgs& args) {
   add_machine_options(app, args.machine);
 }
 
-void take_options_of_run(CLI::App& app, const RunFolder& folder) {
-  const auto json = nlohmann::json::parse(folder.read_config(), nullptr, false);
-  require(json.is_object() && json.contains("options"), folder.path().string(),
-          "/config.json is damaged");
+std::string config_json(const CLI::App& app, const net::ModelConfig& model, Isa isa) {
+  nlohmann::ordered_json options, json;
+  for (const auto& [name, value] : option_values(app)) options[name] = value;
+  json["program"] = "train";
+  json["version"] = MBCONV_VERSION;
+  json["isa"] = name(isa);
+  json["network"] = {{"model", model.name},
+                     {"width", model.width},
+                     {"depth", model.depth},
+                     {"resolution", model.resolution},
+                     {"classes", model.classes}};
+  json["options"] = options;
+  return json.dump(2) + "\n";
+}
+
+void take_options_of_run(CLI::App& app, const std::string& config) {
+  static const std::set<std::string> kOfThisRun = {"resume", "out", "threads"};
+  const auto json = nlohmann::json::parse(config, nullptr, false);
+  require(json.is_object() && json.contains("options"), "config.json is damaged");
   for (CLI::Option* option : app.get_options()) {
     const std::string name = option->get_name().substr(2);
-    const bool of_this_run =
-        name == "resume" || name == "out" || name == "threads" || name == "isa";
-    if (option->count() > 0 || of_this_run) continue;
+    const bool other = kOfThisRun.contains(name) || option->get_group() == kModelGroup;
+    if (option->count() > 0 || other) continue;
     const auto entry = json["options"].find(name);
     if (entry == json["options"].end() || !entry->is_string()) continue;
     const std::string value = entry->get<std::string>();
     const bool flag = option->get_items_expected_max() == 0;
     if (value.empty() || (flag && value != "true")) continue;
-    option->add_result(value);
-    option->run_callback();
+    try {
+      if (name == "isa") select_isa(value);
+      option->add_result(value);
+      option->run_callback();
+    } catch (const std::exception& e) {
+      throw Error("config.json: --", name, ": ", e.what(), "; give --", name,
+                  " to go on otherwise");
+    }
   }
 }
 
 void check_train_options(const TrainArgs& a) {
   const io::AugmentRanges& g = a.ranges;
   if (a.train_data.empty()) throw UsageError("--train-data is required");
-  if (a.resume && !a.init.empty()) throw UsageError("--init and --resume exclude each other");
   if (g.min_area > g.max_area) throw UsageError("--crop-min-area is above --crop-max-area");
   if (g.min_aspect > g.max_aspect) throw UsageError("--crop-min-aspect is above --crop-max-aspect");
   if (g.min_saturation > g.max_saturation)
     throw UsageError("--min-saturation is above --max-saturation");
-  for (const float s : a.stddev) {
+  for (const float s : a.normalisation.stddev) {
     if (!(s > 0)) throw UsageError("--stddev must be above 0");
   }
-}
-
-Normalisation normalisation(const TrainArgs& args) {
-  Normalisation n;
-  std::copy_n(args.mean.begin(), 3, n.mean.begin());
-  std::copy_n(args.stddev.begin(), 3, n.stddev.begin());
-  return n;
 }
 
 io::LoaderOptions loader_options(const TrainArgs& a, int size, int classes) {
@@ -163,7 +214,7 @@ io::LoaderOptions loader_options(const TrainArgs& a, int size, int classes) {
   o.prefetch = a.prefetch;
   o.max_side = a.records.max_side;
   o.ranges = a.ranges;
-  o.normalisation = normalisation(a);
+  o.normalisation = a.normalisation;
   o.keys = example_keys(a.records);
   return o;
 }

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "bin/options.h"
 #include "bin/run_folder.h"
@@ -20,7 +19,7 @@ struct TrainArgs {
   bool resume = false, memory_plan = false;
   net::TrainOptions recipe;
   io::AugmentRanges ranges;
-  std::vector<float> mean = {123.68f, 116.779f, 109.939f}, stddev = {58.393f, 57.12f, 57.375f};
+  Normalisation normalisation;
   ModelOptions model;
   MachineOptions machine;
   RecordOptions records;
@@ -28,13 +27,15 @@ struct TrainArgs {
 
 void add_train_options(CLI::App& app, TrainArgs& args);
 
-// Options that were not given take the values of the run that is gone on with.
-void take_options_of_run(CLI::App& app, const RunFolder& folder);
+// What config.json says: the options with the value they have, the network, the ISA level.
+std::string config_json(const CLI::App& app, const net::ModelConfig& model, Isa isa);
+
+// Options that were not given take the values of the run that is gone on with, `config` being the
+// config.json of its folder. Not those of the network: the checkpoint has them. Throws Error.
+void take_options_of_run(CLI::App& app, const std::string& config);
 
 // Throws UsageError where options contradict each other.
 void check_train_options(const TrainArgs& args);
-
-Normalisation normalisation(const TrainArgs& args);
 
 // How training images are read; `size` and `classes` are the network's.
 io::LoaderOptions loader_options(const TrainArgs& args, int size, int classes);

@@ -4,17 +4,20 @@
 #include <chrono>
 #include <vector>
 
+#include "bin/options.h"
+
 namespace mbconv::bin {
 
 Validation validate(net::EfficientNet& network, const io::RecordSet& records, Workers& workers,
-                    io::LoaderOptions options, const std::function<void(int64_t)>& progress) {
+                    io::LoaderOptions options, const std::function<bool(int64_t)>& go_on) {
   const auto start = std::chrono::steady_clock::now();
   options.training = false;
   options.batch = network.batch();
   options.size = network.config().model.resolution;
   options.classes = network.config().model.classes;
   options.first_sample = 0;
-  io::Loader loader(records, workers, options);
+  const auto make = [&] { return io::Loader(records, workers, options); };
+  io::Loader loader = with_memory_for(options.batch, options.size, make);
   // The network takes whole batches: a short one is filled up with empty pictures.
   std::vector<float> last;
   Validation result;
@@ -33,8 +36,9 @@ Validation validate(net::EfficientNet& network, const io::RecordSet& records, Wo
     result.top5 += r.top5;
     result.loss += r.cross_entropy * batch.count;
     result.images += batch.count;
-    progress(result.images);
+    if (!go_on(result.images)) break;
   }
+  result.stopped = result.images < static_cast<int64_t>(records.size());
   const double images = static_cast<double>(result.images);
   result.top1 /= images;
   result.top5 /= images;

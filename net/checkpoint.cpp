@@ -80,6 +80,7 @@ TensorFile make_checkpoint(const EfficientNet& network, const CheckpointInfo& in
       {"activation", std::string(ops::name(model.activation))},
       {"topology", model.expand_at_ratio_1 ? kExpandAtRatio1 : kPublishedTopology},
       {"label_offset", to_text(info.label_offset)},
+      {"label_offset_given", info.label_offset_given ? "true" : "false"},
       {"step", to_text(info.step)},
       {"mean", to_text(info.normalisation.mean)},
       {"stddev", to_text(info.normalisation.stddev)},
@@ -103,6 +104,9 @@ std::optional<CheckpointInfo> checkpoint_info(const TensorFile& file) {
           kExpandAtRatio1);
   info.model.expand_at_ratio_1 = topology == kExpandAtRatio1;
   info.label_offset = number_of<int64_t>(file, "label_offset");
+  if (file.metadata.contains("label_offset_given")) {
+    info.label_offset_given = text_of(file, "label_offset_given") == "true";
+  }
   info.step = number_of<int64_t>(file, "step");
   if (file.metadata.contains("mean")) {
     info.normalisation = {channels_of(file, "mean"), channels_of(file, "stddev")};

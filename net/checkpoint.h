@@ -16,11 +16,14 @@ struct CheckpointInfo {
   int64_t label_offset = 0;  // what was subtracted from stored labels
   int64_t step = 0;
   Normalisation normalisation;  // of the images it was trained on
+  // The offset was given; otherwise it followed from the keys of the training records, and does so
+  // from those of others.
+  bool label_offset_given = false;
 };
 
 // The network's tensors as timm's tf_efficientnet_* state_dict has them, and in the metadata all
 // that rebuilds the network: model, width, depth, resolution, dropout, classes, activation,
-// topology, label_offset, step, mean, stddev.
+// topology, label_offset, label_offset_given, step, mean, stddev.
 TensorFile make_checkpoint(const EfficientNet& network, const CheckpointInfo& info);
 
 // Of a file written by make_checkpoint; none if it has no such metadata (a file of timm's). Throws

@@ -1,5 +1,6 @@
 #include "net/parameters.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -152,6 +153,20 @@ double Parameters::update(const ops::Context& context, float lr, float momentum,
 
 double Parameters::sum_of_squares() const {
   return ops::sum_of_squares(values_.as<float>(), segments_);
+}
+
+std::string Parameters::not_finite() const {
+  const auto all_finite = [](const float* values, size_t count) {
+    return std::all_of(values, values + count, [](float v) { return std::isfinite(v); });
+  };
+  for (const Parameter& p : list_) {
+    const bool has_momentum = p.trainable && momentum_.size() > 0;
+    if (!all_finite(values_.as<float>() + p.offset, p.size) ||
+        (has_momentum && !all_finite(momentum_.as<float>() + p.offset, p.size))) {
+      return p.name;
+    }
+  }
+  return "";
 }
 
 void Parameters::count_batch() {

@@ -63,6 +63,8 @@ class Parameters {
   double sum_of_squares() const;
   // Memory taken: values, and in training gradients and momentum.
   size_t bytes() const { return values_.size() + gradients_.size() + momentum_.size(); }
+  // The name of a tensor of which a value or a momentum is infinite or not a number; "" if none is.
+  std::string not_finite() const;
   // Adds one to every num_batches_tracked.
   void count_batch();
 

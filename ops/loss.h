@@ -13,6 +13,9 @@ namespace mbconv::ops {
 //   z = logits + bias, target t = (1 - s) onehot(label) + s / K
 //   loss[n] = log(sum over k of exp z[n,k]) - sum over k of t[k] z[n,k]
 //   dlogits[n,k] = (softmax(z[n])[k] - t[k]) / N
+//   rank[n] = number of classes k before the label with z[k] >= z[label] and after it with
+//             z[k] > z[label]: of equal logits the first ranks first, as in argmax. A comparison
+//             with NaN counts against the label.
 struct Loss {
   View<const float> logits;  // [N,1,1,K], without bias
   const float* bias;         // [K], padded
@@ -21,7 +24,7 @@ struct Loss {
   View<float> dlogits;  // [N,1,1,K] out; or empty
   float* dbias;         // [K] accumulated: the sum of dlogits over the images; with dlogits
   double* loss;         // [N] out
-  int32_t* rank;        // [N] out: classes with a larger logit than the label's
+  int32_t* rank;        // [N] out: the label's place, from 0, among the classes by falling logit
 };
 
 // Overwrites dlogits, loss and rank, accumulates dbias. Parallel over images. Throws Error if a

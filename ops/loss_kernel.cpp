@@ -33,12 +33,12 @@ void loss(const Loss& args, int n, float* scratch) {
   float* z = scratch;
   double sum_z = 0;
   for (int k = 0; k < padded; k += kWidth) store(z + k, load(logits + k) + load(args.bias + k));
-  const float target = z[args.labels[n]];
-  int rank = 0;
-  for (int k = 0; k < classes; ++k) {
-    sum_z += z[k];
-    rank += z[k] > target;
-  }
+  const int label = args.labels[n];
+  const float target = z[label];
+  for (int k = 0; k < classes; ++k) sum_z += z[k];
+  int rank = 0;  // negated comparisons: NaN counts
+  for (int k = 0; k < label; ++k) rank += !(z[k] < target);
+  for (int k = label + 1; k < classes; ++k) rank += !(z[k] <= target);
   for (int k = classes; k < padded; ++k) z[k] = z[0];
   const float largest = reduce(z, padded, z[0], [](V a, V b) { return max(a, b); });
   for (int k = 0; k < padded; k += kWidth) store(z + k, exp_minus(V(largest) - load(z + k)));
@@ -63,7 +63,7 @@ void loss(const Loss& args, int n, float* scratch) {
   for (int k = 0; k < padded; k += kWidth) {
     store(dz + k, (load(z + k) / V(sum) - V(share)) * V(per_image));
   }
-  dz[args.labels[n]] -= (1.0f - args.smoothing) * per_image;
+  dz[label] -= (1.0f - args.smoothing) * per_image;
   clear(dz + classes, padded - classes);
 }
 

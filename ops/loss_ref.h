@@ -25,7 +25,10 @@ LossResult<T> loss(const std::vector<T>& z, int label, T smoothing) {
         (static_cast<int>(k) == label ? T(1) - smoothing : T(0)) + smoothing / T(z.size());
     out.loss -= target * z[k];
     out.dz.push_back(std::exp(z[k] - largest) / sum - target);
-    if (z[k] > z[static_cast<size_t>(label)]) ++out.rank;
+    const T of_label = z[static_cast<size_t>(label)];
+    const int at = static_cast<int>(k);
+    if (at < label && !(z[k] < of_label)) ++out.rank;
+    if (at > label && !(z[k] <= of_label)) ++out.rank;
   }
   return out;
 }

@@ -2,6 +2,7 @@
 """What a user of the programs may rely on. Usage: cli_test.py FOLDER_OF_PROGRAMS [unittest arguments]."""
 import csv
 import json
+import math
 import os
 import pathlib
 import re
@@ -224,6 +225,7 @@ class Training(Case):
         self.fails(done, 1, "loss of step")
         kept = run("eval", "--weights", out / "last.safetensors", "--data", self.val_data)
         self.assertEqual(kept.returncode, 0, kept.stderr)
+        self.assertTrue(math.isfinite(float(re.search(r"loss (\S+) images", kept.stdout).group(1))), kept.stdout)
 
     def test_init_takes_all_but_the_classifier_of_another_number_of_classes(self):
         first, second = self.out(), self.out()
@@ -361,7 +363,7 @@ class BadInput(Case):
     def test_weights_that_do_not_fit(self):
         out = self.out()
         self.assertEqual(self.train(out, "--steps", 1).returncode, 0)
-        done = run("eval", "--weights", out / "last.safetensors", "--data", self.val_data, "--model", "b0")
+        done = run("eval", "--weights", out / "last.safetensors", "--data", self.val_data, "--model", "b1")
         self.fails(done, 1, "last.safetensors", "shape")
         broken = self.damaged((out / "last.safetensors").read_bytes()[:-100])
         self.fails(run("eval", "--weights", broken, "--data", self.val_data), 1, broken)

@@ -14,7 +14,8 @@ int main(int argc, char** argv) {
   // README sample begins
   Workers workers(available_threads());
   const TensorFile weights = io::read_safetensors(argv[1]);
-  const net::NetworkConfig config = net::network_config(net::checkpoint_info(weights)->model);
+  const net::CheckpointInfo info = net::checkpoint_info(weights).value();
+  const net::NetworkConfig config = net::network_config(info.model);
   net::EfficientNet network(config, 1, net::Mode::inference, workers, select_isa());
   network.parameters().load(weights);
 
@@ -23,7 +24,8 @@ int main(int argc, char** argv) {
   const io::Image image = io::decode_image(std::as_bytes(std::span(encoded)));
   const int size = config.model.resolution;
   std::vector<float> input(static_cast<size_t>(size) * static_cast<size_t>(size) * 3);
-  io::prepare_validation(image, io::validation_resize(size), size, {}, input.data());
+  io::prepare_validation(image, io::validation_resize(size), size, info.normalisation,
+                         input.data());
   network.infer(input.data());
   for (const float logit : network.logits(0)) std::printf("%g\n", logit);
   // README sample ends

@@ -90,8 +90,36 @@ TEST_CASE("checkpoint: the metadata rebuilds the network") {
   CHECK(info->step == 42);
   CHECK(info->normalisation.mean == std::array{1.0f, 2.5f, 3.0f});
   CHECK(info->normalisation.stddev == std::array{4.0f, 5.0f, 0.1f});
+  CHECK(!info->label_offset_given);
+  CHECK(checkpoint_info(make_checkpoint(network, {model, 1, 42, {}, true}))->label_offset_given);
   CHECK(checkpoint_classes(file) == 7);
   CHECK(!checkpoint_info(TensorFile{}));
+}
+
+TEST_CASE("parameters: what is not finite is found by name, running statistics and momentum too") {
+  Workers workers(1);
+  const ModelConfig model = test::narrow_model();
+  EfficientNet network(network_config(model), 1, Mode::training, workers, Isa::generic);
+  Parameters& parameters = network.parameters();
+  parameters.initialise(1);
+  CHECK(parameters.not_finite() == "");
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    for (const char* name : {"conv_stem.weight", "bn2.running_var", "classifier.bias"}) {
+      TensorFile file{parameters.save(), {}};
+      const TensorFile good = file;
+      for (NamedTensor& t : file.tensors) {
+        if (t.name == name) t.values<float>()[t.count() - 1] = bad;
+      }
+      parameters.load(file);
+      CHECK(parameters.not_finite() == name);
+      parameters.load(good);
+      CHECK(parameters.not_finite() == "");
+    }
+  }
+  TensorFile momentum{parameters.save_momentum(), {}};
+  momentum.tensors.back().values<float>()[0] = NAN;
+  parameters.load_momentum(momentum);
+  CHECK(parameters.not_finite() == "classifier.bias");
 }
 
 TEST_CASE("parameters: missing, unknown and misshapen tensors are refused by name") {

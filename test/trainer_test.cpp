@@ -1,11 +1,14 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <iomanip>
 #include <new>
+#include <numeric>
 #include <sstream>
+#include <utility>
 
 #include "lib/error.h"
 #include "net/trainer.h"
@@ -130,6 +133,71 @@ TEST_CASE("trainer: the loss is cross-entropy plus the decay of convolution kern
   CHECK(r.loss - r.batch.cross_entropy == doctest::Approx(1e-3 * squares).epsilon(1e-5));
   CHECK(r.lr == 0.0);
   CHECK(trainer.steps_done() == 1);
+}
+
+TEST_CASE("trainer: dropout is drawn anew in every step, from the seed and the step's number") {
+  Workers workers(1);
+  ModelConfig model = test::narrow_model();
+  model.dropout = 0.5;
+  const test::Images images(model, 4);
+  // Losses of two steps that change no parameter, after `done` others.
+  const auto losses = [&](uint64_t seed, int64_t done) {
+    EfficientNet network(network_config(model), 4, Mode::training, workers, host_isa());
+    network.parameters().initialise(1);
+    TrainOptions options;
+    options.lr = 0;
+    options.seed = seed;
+    Trainer trainer(network, options, done);
+    const double first = trainer.step(images.pixels.data(), images.labels).batch.cross_entropy;
+    return std::pair(first, trainer.step(images.pixels.data(), images.labels).batch.cross_entropy);
+  };
+  const auto [first, second] = losses(3, 0);
+  CHECK(std::abs(first - second) > 1e-3);
+  CHECK(losses(3, 0) == std::pair(first, second));
+  // The running means, which the variance's sums are shifted by, differ: not the same bits.
+  CHECK(losses(3, 1).first == doctest::Approx(second).epsilon(1e-4));
+  CHECK(std::abs(losses(4, 0).first - first) > 1e-3);
+}
+
+TEST_CASE("trainer: every num_batches_tracked is the number of steps") {
+  Workers workers(1);
+  const ModelConfig model = test::narrow_model();
+  EfficientNet network(network_config(model), 2, Mode::training, workers, host_isa());
+  network.parameters().initialise(1);
+  const test::Images images(model, 2);
+  TrainOptions options;
+  options.lr = 0.001;
+  Trainer trainer(network, options);
+  for (int i = 0; i < 3; ++i) trainer.step(images.pixels.data(), images.labels);
+  int counters = 0;
+  for (const NamedTensor& t : network.parameters().save()) {
+    if (t.dtype != Dtype::i64) continue;
+    CAPTURE(t.name);
+    CHECK(*t.values<int64_t>() == 3);
+    ++counters;
+  }
+  CHECK(counters == 49);
+}
+
+TEST_CASE("trainer: top-1 and top-5 count labels among the largest one and five logits") {
+  Workers workers(1);
+  constexpr int kClasses = 9, kImages = 90;
+  const ModelConfig model = test::narrow_model(32, kClasses);
+  EfficientNet network(network_config(model), kImages, Mode::training, workers, host_isa());
+  network.parameters().initialise(1);
+  const test::Images images(model, kImages);
+  network.forward(images.pixels.data(), 1, 0);
+  int places[kClasses] = {};
+  for (int n = 0; n < kImages; ++n) {
+    const std::vector<float> z = network.logits(n);
+    const float label = z[static_cast<size_t>(images.labels[static_cast<size_t>(n)])];
+    ++places[std::count_if(z.begin(), z.end(), [&](float v) { return v > label; })];
+  }
+  REQUIRE(places[0] > 0);
+  REQUIRE(places[5] > 0);  // the first that does not count
+  const BatchResult result = network.loss(images.labels);
+  CHECK(result.top1 == places[0]);
+  CHECK(result.top5 == std::accumulate(places, places + 5, 0));
 }
 
 TEST_CASE("trainer: a loss that is not finite throws and leaves the parameters") {
