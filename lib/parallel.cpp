@@ -1,11 +1,15 @@
 #include "lib/parallel.h"
 
+#include <linux/futex.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <xmmintrin.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <cmath>
 #include <exception>
 #include <fstream>
@@ -87,6 +91,30 @@ class FlushDenormals {
 // run, before it sleeps.
 constexpr int kSpins = 500;
 
+// Something that happens again and again, and a thread that waits for it. std::atomic's wait would
+// yield the processor to other processes before it sleeps.
+class Event {
+ public:
+  uint32_t count() const { return count_; }
+  void happen() {
+    ++count_;
+    if (sleepers_ > 0)
+      syscall(SYS_futex, &count_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  }
+  // Returns once it has happened more often than `seen` times, or before.
+  void wait(uint32_t seen) {
+    for (int i = 0; i < kSpins && count_ == seen; ++i) _mm_pause();
+    ++sleepers_;
+    if (count_ == seen) syscall(SYS_futex, &count_, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+    --sleepers_;
+  }
+
+ private:
+  static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
+  std::atomic<uint32_t> count_{0};
+  std::atomic<int> sleepers_{0};
+};
+
 // Numbered tickets for a stage of a run: how many there are and the next one, in one word, so that
 // a thread that comes late takes a valid ticket or none.
 class Tickets {
@@ -136,12 +164,11 @@ struct Workers::Impl {
   void work(int worker);
   void run_first(int ticket, int worker);
   void run_second(int ticket, int worker);
-  void finish(int items);
+  void finish();
   template <class Body>
   void guarded(const Body& body);
   void call_helpers(int items);
   void help();
-  void wait(uint32_t seen);
 
   const int threads;
   std::optional<tbb::global_control> limit;
@@ -160,8 +187,8 @@ struct Workers::Impl {
   std::unique_ptr<std::atomic<int>[]> left, order;  // [capacity]
   int capacity = 0;
   std::atomic<int> released{0};
-  std::atomic<int> unfinished{0};   // items of both stages
-  std::atomic<uint32_t> events{0};  // counts what a waiting thread waits for
+  std::atomic<int> unfinished{0};  // items of both stages
+  Event event;                     // a group's second stage is released, or the run is over
   std::atomic<bool> failed{false};
   std::exception_ptr error;
 
@@ -193,10 +220,10 @@ void Workers::Impl::run(int groups, int first_items, Call<int, int, int> first, 
   {
     const FlushDenormals flush;
     for (;;) {
-      const uint32_t seen = events;
+      const uint32_t seen = event.count();
       work(0);
       if (unfinished == 0) break;
-      wait(seen);
+      event.wait(seen);
     }
   }
   if (failed) std::rethrow_exception(error);
@@ -235,11 +262,10 @@ void Workers::Impl::run_first(int ticket, int worker) {
     if (s.second_items > 0) {
       order[released.fetch_add(1)].store(group);
       second_tickets.add(s.second_items);
-      ++events;
-      events.notify_all();
+      event.happen();
     }
   }
-  finish(1);
+  finish();
 }
 
 void Workers::Impl::run_second(int ticket, int worker) {
@@ -247,20 +273,13 @@ void Workers::Impl::run_second(int ticket, int worker) {
   const std::atomic<int>& place = order[ticket / s.second_items];
   while (place.load() < 0) _mm_pause();
   guarded([&] { s.second(place, ticket % s.second_items, worker); });
-  finish(1);
+  finish();
 }
 
 // The run may be over and the next one begun as soon as the last item is counted: nothing of this
 // one is touched afterwards.
-void Workers::Impl::finish(int items) {
-  if (unfinished.fetch_sub(items) != items) return;
-  ++events;
-  events.notify_all();
-}
-
-void Workers::Impl::wait(uint32_t seen) {
-  for (int i = 0; i < kSpins && events == seen; ++i) _mm_pause();
-  if (events == seen) events.wait(seen);
+void Workers::Impl::finish() {
+  if (unfinished.fetch_sub(1) == 1) event.happen();
 }
 
 void Workers::Impl::call_helpers(int items) {
