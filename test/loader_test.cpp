@@ -283,12 +283,12 @@ TEST_CASE("loader: waiting is counted when a batch is not ready, and only then")
   Loader ahead(set, two, small_options());
   ahead.next();
   ahead.take_wait_seconds();
-  for (int tries = 0; tries < 100; ++tries) {  // until the other thread has been faster
+  for (int tries = 0; tries < 3000; ++tries) {  // until the other thread has been faster
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
     ahead.next();
     if (ahead.take_wait_seconds() == 0) return;
   }
-  FAIL("no batch was ready within a second");
+  FAIL("no batch was ready within half a minute");
 }
 
 TEST_CASE("loader: a label outside the classes names file, record, label and range") {
