@@ -11,6 +11,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "bench/machine.h"
 #include "bench/peak.h"
 #include "bin/cli.h"
 #include "bin/options.h"
@@ -53,14 +54,6 @@ struct Figures {
   double images_per_second, gflops, peak_gflops, copy_gbps, bytes_per_image;
   double fraction() const { return gflops / peak_gflops; }
 };
-
-std::string cpu_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  }
-  return "unknown";
-}
 
 int64_t peak_rss_bytes() {
   rusage usage{};
