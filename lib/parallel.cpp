@@ -156,7 +156,7 @@ struct Workers::Impl {
     }
   }
   ~Impl() {
-    while (helpers > 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    while (tasks > 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
 
   void run(int groups, int first_items, Call<int, int, int> first, Call<int, int> join,
@@ -167,6 +167,8 @@ struct Workers::Impl {
   void finish();
   template <class Body>
   void guarded(const Body& body);
+  template <class Task>
+  void enqueue(Task task);
   void call_helpers(int items);
   void help();
 
@@ -192,7 +194,8 @@ struct Workers::Impl {
   std::atomic<bool> failed{false};
   std::exception_ptr error;
 
-  std::atomic<int> helpers{0};    // tasks that will look for tickets
+  std::atomic<int> tasks{0};      // in the arena, begun or not
+  std::atomic<int> helpers{0};    // of them, those that will look for tickets
   std::atomic<int> submitted{0};  // tasks of submit() that have not begun
 };
 
@@ -282,16 +285,25 @@ void Workers::Impl::finish() {
   if (unfinished.fetch_sub(1) == 1) event.happen();
 }
 
+template <class Task>
+void Workers::Impl::enqueue(Task task) {
+  ++tasks;
+  arena.enqueue([this, task = std::move(task)] {
+    const FlushDenormals flush;
+    task();
+    --tasks;  // from here on there may be no Impl
+  });
+}
+
 void Workers::Impl::call_helpers(int items) {
   for (int wanted = std::min(threads, items) - 1; helpers < wanted;) {
     ++helpers;
-    arena.enqueue([this] { help(); });
+    enqueue([this] { help(); });
   }
 }
 
 // Works on the run under way and on those that follow closely, unless a submitted task waits.
 void Workers::Impl::help() {
-  const FlushDenormals flush;
   const int worker = tbb::this_task_arena::current_thread_index();
   do {
     for (int i = 0; i < kSpins; ++i) {
@@ -329,9 +341,8 @@ void Workers::run_stages(int groups, int first_items, Call<int, int, int> first,
 
 void Workers::submit(std::function<void()> task) {
   ++impl_->submitted;
-  impl_->arena.enqueue([impl = impl_.get(), task = std::move(task)] {
+  impl_->enqueue([impl = impl_.get(), task = std::move(task)] {
     --impl->submitted;
-    const FlushDenormals flush;
     task();
   });
 }

@@ -46,7 +46,8 @@ class Workers {
   }
 
   // Queues `task` for a thread that has nothing else to do, between or beside the items of a run.
-  // The caller's thread never waits for it. Needs threads() > 1.
+  // The caller's thread never waits for it, but the destructor does. It must not throw. Needs
+  // threads() > 1.
   void submit(std::function<void()> task);
 
  private:

@@ -172,6 +172,16 @@ TEST_CASE("workers: thousands of short runs close together, beside submitted tas
   while (submitted < 100) workers.run(4, [](int, int) {});
 }
 
+TEST_CASE("workers: the destructor waits for submitted tasks and for helpers") {
+  std::atomic<int> done{0};
+  for (int round = 0; round < 200; ++round) {
+    Workers workers(3);
+    workers.run(8, [](int, int) {});
+    for (int i = 0; i < 3; ++i) workers.submit([&] { ++done; });
+  }
+  CHECK(done == 600);
+}
+
 TEST_CASE("available_threads: positive and within the affinity mask") {
   cpu_set_t set;
   CPU_ZERO(&set);
