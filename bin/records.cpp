@@ -13,6 +13,7 @@
 #include "io/decode.h"
 #include "io/example.h"
 #include "io/idx.h"
+#include "io/record_set.h"
 #include "io/shard_writer.h"
 #include "io/tfrecord.h"
 
@@ -171,7 +172,7 @@ std::string describe(const io::Feature& feature) {
 }
 
 int inspect(const ReadArgs& a) {
-  const io::RecordSet records(a.data);
+  const io::RecordSet records = open_records(a.data, a.records, io::OnDamage::stop);
   const io::ExampleKeys keys = example_keys(a.records);
   std::map<int64_t, int64_t> labels;
   std::map<std::pair<int, int>, int64_t> sizes;

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <sstream>
 
+#include "bin/bad_list.h"
 #include "io/atomic_file.h"
 #include "io/safetensors.h"
 #include "lib/error.h"
@@ -17,7 +18,8 @@ constexpr const char *kConfig = "config.json", *kLog = "log.csv", *kLast = "last
                      *kState = "last.state.safetensors", *kNewState = "last.state.new.safetensors",
                      *kBest = "best.safetensors";
 constexpr const char* kHeader =
-    "step,epoch,split,loss,cross_entropy,lr,top1,top5,images_per_second,seconds";
+    "step,epoch,split,loss,cross_entropy,lr,top1,top5,images_per_second,seconds,"
+    "input_wait,bad_records,bad_list";
 
 void write_text(const fs::path& path, const std::string& text) {
   const std::span<const std::byte> bytes = std::as_bytes(std::span(text));
@@ -26,10 +28,10 @@ void write_text(const fs::path& path, const std::string& text) {
 
 std::string format(const LogRow& r) {
   char text[512];
-  std::snprintf(text, sizeof text, "%ld,%ld,%s,%.9g,%.9g,%.9g,%.6f,%.6f,%.2f,%.3f", r.step, r.epoch,
-                r.split.c_str(), r.loss, r.cross_entropy, r.lr, r.top1, r.top5, r.images_per_second,
-                r.seconds);
-  return text;
+  std::snprintf(text, sizeof text, "%ld,%ld,%s,%.9g,%.9g,%.9g,%.6f,%.6f,%.2f,%.3f,%.4f,%ld,",
+                r.step, r.epoch, r.split.c_str(), r.loss, r.cross_entropy, r.lr, r.top1, r.top5,
+                r.images_per_second, r.seconds, r.input_wait, r.bad_records);
+  return text + io::csv_field(r.bad_list);
 }
 
 // The log without rows after `step`; also finds the best validation in it.
@@ -55,6 +57,16 @@ void check_key(const TensorFile& state, const std::string& name, const std::stri
   require(entry == state.metadata.end() || entry->second == now, "the run was started with ", name,
           " ", entry == state.metadata.end() ? "" : entry->second, ", this is ", now,
           ": resuming would not go on with the same run");
+}
+
+// `next_sample` is that of a state without one, of an older version, which knew no bad records.
+DataPosition read_position(const TensorFile& state, int64_t next_sample) {
+  DataPosition position{next_sample, {}};
+  const auto next = state.metadata.find("next_sample");
+  if (next != state.metadata.end()) position.next_sample = std::stoll(next->second);
+  const auto bad = state.metadata.find("bad_records");
+  if (bad != state.metadata.end()) position.bad = split_numbers(bad->second);
+  return position;
 }
 
 }  // namespace
@@ -85,7 +97,7 @@ std::string RunFolder::read_config() const {
   return text.str();
 }
 
-int64_t RunFolder::restore(net::EfficientNet& network, const RunKey& key) {
+int64_t RunFolder::restore(net::EfficientNet& network, const RunKey& key, DataPosition& position) {
   const TensorFile weights = io::read_safetensors(file(kLast).string());
   // A crash may have come between writing the weights and putting their state in place.
   if (fs::exists(file(kNewState))) {
@@ -102,7 +114,9 @@ int64_t RunFolder::restore(net::EfficientNet& network, const RunKey& key) {
   } catch (const Error& e) {
     throw Error(file(kLast).string(), " and ", kState, ": ", e.what());
   }
-  return net::checkpoint_info(weights)->step;
+  const int64_t step = net::checkpoint_info(weights)->step;
+  position = read_position(state, step * key.batch);
+  return step;
 }
 
 void RunFolder::open_logs(int64_t step) {
@@ -123,16 +137,20 @@ void RunFolder::log(const LogRow& row) {
   events_->scalar(prefix + "top1", row.step, row.top1);
   events_->scalar(prefix + "top5", row.step, row.top5);
   events_->scalar(prefix + "images_per_second", row.step, row.images_per_second);
+  events_->scalar(prefix + "input_wait", row.step, row.input_wait);
+  events_->scalar(prefix + "bad_records", row.step, static_cast<double>(row.bad_records));
   if (row.split == "train") events_->scalar("train/learning_rate", row.step, row.lr);
   events_->flush();
 }
 
 void RunFolder::save_last(const net::EfficientNet& network, const net::CheckpointInfo& info,
-                          const RunKey& key) {
+                          const RunKey& key, const DataPosition& position) {
   TensorFile state = net::make_state(network, info.step);
   state.metadata["batch"] = std::to_string(key.batch);
   state.metadata["seed"] = std::to_string(key.seed);
   state.metadata["records"] = std::to_string(key.records);
+  state.metadata["next_sample"] = std::to_string(position.next_sample);
+  state.metadata["bad_records"] = join_numbers(position.bad);
   // The new state waits under another name until its weights are in place: whatever happens in
   // between, a matching pair is there.
   io::write_safetensors(file(kNewState).string(), state);

@@ -14,6 +14,8 @@ namespace mbconv::bin {
 struct TrainArgs {
   std::string train_data, val_data, init, out = "run", augment = "recipe", shuffle = "on";
   int batch = 64, prefetch = 3;
+  uint64_t prefetch_bytes = uint64_t{1} << 30;
+  size_t shuffle_block = 256, shuffle_window = 8192;
   double epochs = 60;
   int64_t steps = 0, log_every = 100, checkpoint_every_steps = 0;
   uint64_t seed = 0;
@@ -24,6 +26,8 @@ struct TrainArgs {
   ModelOptions model;
   MachineOptions machine;
   RecordOptions records;
+  FaultOptions faults;
+  ShardOption shard;
 };
 
 void add_train_options(CLI::App& app, TrainArgs& args);
@@ -36,7 +40,7 @@ void check_train_options(const TrainArgs& args);
 
 Normalisation normalisation(const TrainArgs& args);
 
-// How training images are read; `size` and `classes` are the network's.
+// How training images are read; `size` and `classes` are the network's. Throws UsageError.
 io::LoaderOptions loader_options(const TrainArgs& args, int size, int classes);
 
 }  // namespace mbconv::bin

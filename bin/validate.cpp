@@ -5,6 +5,20 @@
 #include <vector>
 
 namespace mbconv::bin {
+namespace {
+
+// As the network counts: a label is right if no logit is larger.
+void count_classes(const net::EfficientNet& network, std::span<const int32_t> labels,
+                   std::vector<Validation::Class>& classes) {
+  for (size_t i = 0; i < labels.size(); ++i) {
+    const std::vector<float> logits = network.logits(static_cast<int>(i));
+    const auto label = static_cast<size_t>(labels[i]);
+    ++classes[label].images;
+    classes[label].top1 += logits[label] >= *std::max_element(logits.begin(), logits.end()) ? 1 : 0;
+  }
+}
+
+}  // namespace
 
 Validation validate(net::EfficientNet& network, const io::RecordSet& records, Workers& workers,
                     io::LoaderOptions options, const std::function<void(int64_t)>& progress) {
@@ -18,6 +32,7 @@ Validation validate(net::EfficientNet& network, const io::RecordSet& records, Wo
   // The network takes whole batches: a short one is filled up with empty pictures.
   std::vector<float> last;
   Validation result;
+  result.classes.resize(static_cast<size_t>(options.classes));
   for (io::Batch batch = loader.next(); batch.count > 0; batch = loader.next()) {
     const float* images = batch.images.data();
     if (batch.count < network.batch()) {
@@ -33,8 +48,11 @@ Validation validate(net::EfficientNet& network, const io::RecordSet& records, Wo
     result.top5 += r.top5;
     result.loss += r.cross_entropy * batch.count;
     result.images += batch.count;
+    count_classes(network, batch.labels, result.classes);
     progress(result.images);
   }
+  result.input_wait = loader.take_wait_seconds();
+  result.bad = loader.take_bad_records();
   const double images = static_cast<double>(result.images);
   result.top1 /= images;
   result.top5 /= images;
