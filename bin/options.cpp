@@ -67,8 +67,7 @@ void show_resolved(CLI::App& app, const net::ModelConfig& model, Isa isa) {
   show("--isa", name(isa));
 }
 
-void add_machine_options(CLI::App& app, MachineOptions& o) {
-  const char* group = "Machine";
+void add_threads_option(CLI::App& app, MachineOptions& o) {
   o.threads = available_threads();
   app.add_option(
          "--threads", o.threads,
@@ -76,10 +75,14 @@ void add_machine_options(CLI::App& app, MachineOptions& o) {
          "cgroup's quota]")
       ->check(between(1, 4096))
       ->capture_default_str()
-      ->group(group);
+      ->group("Machine");
+}
+
+void add_machine_options(CLI::App& app, MachineOptions& o) {
+  add_threads_option(app, o);
   app.add_option("--isa", o.isa,
                  "Instruction-set level [best of this CPU, or MBCONV_ISA]: generic, avx2, avx512")
-      ->group(group);
+      ->group("Machine");
 }
 
 Isa resolve_isa(const MachineOptions& o) {

@@ -35,6 +35,7 @@ struct MachineOptions {
   int threads;
   std::string isa;
 };
+void add_threads_option(CLI::App& app, MachineOptions& options);
 void add_machine_options(CLI::App& app, MachineOptions& options);
 // Throws UsageError.
 Isa resolve_isa(const MachineOptions& options);

@@ -41,14 +41,7 @@ void add_data_options(CLI::App& app, TrainArgs& a) {
   data.option("--val-data", a.val_data,
               "Glob of the validation TFRecord files; without, no validation");
   data.number("--batch", a.batch, "Images a step", 1, 1 << 20);
-  data.one_of(
-      "--shuffle", a.shuffle,
-      "Order of the records: anew in every epoch (on); for slow disks, blocks of neighbours "
-      "in random order, mixed in a window (block); or as they lie (off)",
-      {"on", "block", "off"});
-  data.number("--shuffle-block", a.shuffle_block, "Records of a block", 1, 1e9);
-  data.number("--shuffle-window", a.shuffle_window,
-              "Records mixed with each other; the system's cache should hold two windows", 1, 1e9);
+  add_order_options(app, a);
   data.number("--prefetch", a.prefetch, "Batches prepared ahead", 1, 1000);
   data.option("--prefetch-bytes", a.prefetch_bytes,
               "Bound of the batches prepared ahead, in bytes (500M, 2G); 0: none")
@@ -89,6 +82,20 @@ void add_recipe_options(CLI::App& app, TrainArgs& a) {
                 "Share of the target spread over all classes", 0, 0.999999);
 }
 
+}  // namespace
+
+void add_order_options(CLI::App& app, TrainArgs& a) {
+  const Group data(app, "Data");
+  data.one_of(
+      "--shuffle", a.shuffle,
+      "Order of the records: anew in every epoch (on); for slow disks, blocks of neighbours "
+      "in random order, mixed in a window (block); or as they lie (off)",
+      {"on", "block", "off"});
+  data.number("--shuffle-block", a.shuffle_block, "Records of a block", 1, 1e9);
+  data.number("--shuffle-window", a.shuffle_window,
+              "Records mixed with each other; the system's cache should hold two windows", 1, 1e9);
+}
+
 void add_augment_options(CLI::App& app, TrainArgs& a) {
   const Group augment(app, "Augmentation");
   io::AugmentRanges& g = a.ranges;
@@ -112,8 +119,6 @@ void add_augment_options(CLI::App& app, TrainArgs& a) {
   augment.option("--mean", a.mean, "Subtracted from R, G, B")->delimiter(',')->expected(3);
   augment.option("--stddev", a.stddev, "Divides R, G, B")->delimiter(',')->expected(3);
 }
-
-}  // namespace
 
 void add_train_options(CLI::App& app, TrainArgs& args) {
   add_data_options(app, args);

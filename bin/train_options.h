@@ -31,6 +31,9 @@ struct TrainArgs {
 };
 
 void add_train_options(CLI::App& app, TrainArgs& args);
+// Of them, those that say in which order records come, and what augmentation does to them.
+void add_order_options(CLI::App& app, TrainArgs& args);
+void add_augment_options(CLI::App& app, TrainArgs& args);
 
 // Options that were not given take the values of the run that is gone on with.
 void take_options_of_run(CLI::App& app, const RunFolder& folder);
