@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,11 +36,11 @@ class Inflater {
     do {
       // Bytes after the end of a stream: the next member of a gzip file.
       if (ended_) inflateReset(&stream_);
-      stream_.next_out = reinterpret_cast<Bytef*>(chunk_.data());
-      stream_.avail_out = static_cast<uInt>(chunk_.size());
+      stream_.next_out = reinterpret_cast<Bytef*>(chunk_.get());
+      stream_.avail_out = static_cast<uInt>(kChunk);
       const int result = inflate(&stream_, Z_NO_FLUSH);
       ended_ = result == Z_STREAM_END;
-      sink(std::span(chunk_).first(chunk_.size() - stream_.avail_out));
+      sink({chunk_.get(), kChunk - stream_.avail_out});
       // Z_BUF_ERROR: the input was used up exactly when the output was full.
       if (result != Z_OK && !ended_ && result != Z_BUF_ERROR) {
         return "damaged compressed data at byte " +
@@ -54,7 +55,8 @@ class Inflater {
 
  private:
   z_stream stream_{};
-  std::vector<std::byte> chunk_ = std::vector<std::byte>(kChunk);
+  // Not a vector, which would be cleared first.
+  const std::unique_ptr<std::byte[]> chunk_ = std::make_unique_for_overwrite<std::byte[]>(kChunk);
   bool ended_ = false;
 };
 
@@ -71,7 +73,7 @@ bool looks_compressed(std::span<const std::byte> head) {
 
 std::string inflate(const InputFile& compressed, const Sink& sink) {
   Inflater inflater;
-  std::vector<std::byte> in(kChunk);
+  std::vector<std::byte> in(std::min<uint64_t>(kChunk, compressed.size()));
   for (uint64_t offset = 0; offset < compressed.size();) {
     const std::span<std::byte> chunk(in.data(),
                                      std::min<uint64_t>(kChunk, compressed.size() - offset));

@@ -223,7 +223,7 @@ std::string RecordFile::describe(size_t record) const {
 }
 
 void RecordFile::read(size_t record, std::vector<std::byte>& out) const {
-  const auto [offset, length] = location(record);
+  const uint64_t offset = location(record).offset, length = location(record).length;
   const auto fail = [&](Fault fault) {
     if (fault.crc) {
       std::ostringstream text;
@@ -254,7 +254,7 @@ void RecordFile::read(size_t record, std::vector<std::byte>& out) const {
 }
 
 void RecordFile::read_raw(size_t record, size_t most, std::vector<std::byte>& out) const {
-  const auto [offset, length] = location(record);
+  const uint64_t offset = location(record).offset, length = location(record).length;
   const bool damaged = impl_->index.fault(record) != nullptr;
   out.resize(std::min<uint64_t>(most, damaged ? length : kFrameHeader + length + kFrameFooter));
   impl_->with_data([&](const InputFile& file) {
