@@ -24,6 +24,7 @@ void BadList::add(const io::RecordSet& records, const std::vector<io::BadRecord>
   if (listed_.insert(io::kBadRecordHeader).second) out << io::kBadRecordHeader << '\n';
   for (const io::BadRecord& record : bad) {
     const std::string line = io::csv_line(record);
+    if (!added_.insert(line).second) continue;
     if (listed_.insert(line).second) out << line << '\n';
     places_ += (places_.empty() ? "" : " ") + record.file + ":" + std::to_string(record.record) +
                "@" + std::to_string(record.offset);
@@ -38,7 +39,10 @@ std::string BadList::take_places() {
   return std::exchange(places_, {});
 }
 
-void BadList::report(std::ostream& out) {
+void BadList::report(std::ostream& out, size_t training, size_t validation) {
+  if (training + validation == 0) return;
+  out << "bad records left out so far: " << training << " of training, " << validation
+      << " of validation" << (texts_.empty() ? "" : "; new:") << '\n';
   print_bad(out, texts_, list_.string());
   texts_.clear();
 }
@@ -46,8 +50,6 @@ void BadList::report(std::ostream& out) {
 void print_bad(std::ostream& out, const std::vector<std::string>& texts,
                const std::string& rest_is_in) {
   constexpr size_t kMost = 20;
-  if (texts.empty()) return;
-  out << texts.size() << " bad record" << (texts.size() > 1 ? "s were" : " was") << " left out:\n";
   for (size_t i = 0; i < std::min(kMost, texts.size()); ++i) out << "  " << texts[i] << '\n';
   if (texts.size() > kMost) {
     out << "  and " << texts.size() - kMost << " more"

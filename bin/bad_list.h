@@ -17,23 +17,27 @@ class BadList {
  public:
   BadList(const std::filesystem::path& out, io::FaultPolicy policy);
 
-  // Adds records that were left out. Throws Error where a file cannot be written.
+  // Adds records that were left out; those that were added before change nothing. Throws Error
+  // where a file cannot be written.
   void add(const io::RecordSet& records, const std::vector<io::BadRecord>& bad);
   // "FILE:RECORD@OFFSET FILE:RECORD@OFFSET ..." of those added since the last call, for log.csv.
   std::string take_places();
-  // Prints those added since the last call, at most 20, after their number; nothing if none.
-  void report(std::ostream& out);
+  // Prints how many records were left out so far, and those added since the last call, at most 20;
+  // nothing if there are none at all.
+  void report(std::ostream& out, size_t training, size_t validation);
 
  private:
   std::filesystem::path list_;
   io::Quarantine quarantine_;
   bool quarantines_;
-  std::set<std::string> listed_;  // lines of the list
+  std::set<std::string> listed_;  // lines of the file, an interrupted run's included
+  std::set<std::string> added_;   // lines that were added here
   std::string places_;
   std::vector<std::string> texts_;  // not reported yet
 };
 
-// Prints a list of bad records as BadList does.
+// Prints texts of bad records, a line each, at most 20; `rest_is_in` names the file with the
+// others.
 void print_bad(std::ostream& out, const std::vector<std::string>& texts,
                const std::string& rest_is_in);
 

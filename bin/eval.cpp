@@ -54,6 +54,8 @@ void print_classes(const Validation& v, const std::vector<std::string>& names) {
 void print_bad_records(const Validation& v, const io::RecordSet& records) {
   std::vector<std::string> texts;
   for (const io::BadRecord& bad : v.bad) texts.push_back(bad.text(records));
+  if (texts.empty()) return;
+  std::cout << "bad records left out: " << texts.size() << '\n';
   print_bad(std::cout, texts, "");
 }
 

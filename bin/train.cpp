@@ -135,6 +135,7 @@ class TrainRun {
   std::unique_ptr<io::RecordSet> val_;
   net::EfficientNet network_;
   BadList bad_;
+  size_t bad_in_validation_ = 0;
   io::LoaderOptions options_;
   DataPosition position_;     // after the last step
   int64_t first_sample_ = 0;  // of the last step
@@ -245,7 +246,7 @@ void TrainRun::validate_and_save(int64_t epoch) {
     std::cout << text << std::endl;
     validation_seconds_ += seconds_since(begin);
   }
-  bad_.report(std::cout);
+  bad_.report(std::cout, position_.bad.size(), bad_in_validation_);
   epoch_start_ = Clock::now();
   epoch_wait_ = 0;
 }
@@ -262,6 +263,7 @@ Validation TrainRun::validate_now(int64_t epoch) {
   });
   progress_.clear();
   bad_.add(*val_, v.bad);
+  bad_in_validation_ = v.bad.size();
   folder_.log({info_.step, epoch, "val", v.loss + net::Trainer(network_, recipe_).decay_term(),
                v.loss, 0, v.top1, v.top5, static_cast<double>(v.images) / v.seconds,
                seconds_since(start_), v.input_wait / v.seconds, static_cast<int64_t>(v.bad.size()),

@@ -91,7 +91,12 @@ class BadRecords(DataCase):
         places = " ".join(r["bad_list"] for r in log).split()
         self.assertEqual(len(places), 5)
         self.assertTrue(any(p.endswith("00000.tfrecord:3@" + rows[0]["offset"]) or ":3@" in p for p in places))
-        self.assertIn("left out:", done.stdout)
+        # At the end of every epoch: how many so far, and which are new.
+        counts = re.findall(r"^bad records left out so far: (\d+) of training, 0 of validation(; new:)?$", done.stdout, re.M)
+        self.assertEqual(counts[-1][0], "5")
+        self.assertEqual(len(counts), 3, done.stdout)
+        self.assertEqual(counts[-1][1], "")
+        self.assertEqual(len(re.findall(r"^  .*: record \d+ at offset \d+: ", done.stdout, re.M)), 5)
         self.assertFalse((out / "quarantine").exists())
 
     def test_quarantine_keeps_bytes_and_reasons(self):
@@ -186,7 +191,7 @@ class BadRecords(DataCase):
         self.fails(run(*args), 1, "record 3")
         done = run(*args, "--on-bad-record", "skip")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("5 bad records were left out:", done.stdout)
+        self.assertIn("bad records left out: 5\n", done.stdout)
         self.assertTrue(done.stdout.splitlines()[-1].endswith("images 35"), done.stdout)
         self.fails(run(*args, "--on-bad-record", "quarantine"), 2, "--on-bad-record")
 
