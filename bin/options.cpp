@@ -1,6 +1,10 @@
 #include "bin/options.h"
 
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
 #include <limits>
+#include <sstream>
 
 #include "bin/cli.h"
 #include "lib/parallel.h"
@@ -82,8 +86,7 @@ void show_resolved(CLI::App& app, const net::ModelConfig& model, Isa isa) {
   show("--isa", std::string(name(isa)));
 }
 
-void add_machine_options(CLI::App& app, MachineOptions& o) {
-  const char* group = "Machine";
+void add_threads_option(CLI::App& app, MachineOptions& o) {
   o.threads = available_threads();
   app.add_option(
          "--threads", o.threads,
@@ -91,10 +94,14 @@ void add_machine_options(CLI::App& app, MachineOptions& o) {
          "cgroup's quota]")
       ->check(whole(1, 4096))
       ->capture_default_str()
-      ->group(group);
+      ->group("Machine");
+}
+
+void add_machine_options(CLI::App& app, MachineOptions& o) {
+  add_threads_option(app, o);
   app.add_option("--isa", o.isa,
                  "Instruction-set level [best of this CPU, or MBCONV_ISA]: generic, avx2, avx512")
-      ->group(group);
+      ->group("Machine");
 }
 
 Isa resolve_isa(const MachineOptions& o) {
@@ -119,10 +126,91 @@ void add_record_options(CLI::App& app, RecordOptions& o) {
       ->check(whole(1, 65535))
       ->capture_default_str()
       ->group(group);
+  app.add_option("--cache-dir", o.cache_dir,
+                 "Folder for indexes of the files and inflated data [indexes beside the files, "
+                 "inflated data in TMPDIR]")
+      ->group(group);
+  app.add_option("--class-names", o.class_names, "File with the name of each class, one a line")
+      ->group(group);
 }
 
 io::ExampleKeys example_keys(const RecordOptions& o) {
   return {o.image_key, o.label_key, o.label_offset};
+}
+
+io::RecordSet open_records(const std::string& pattern, const RecordOptions& o,
+                           io::OnDamage on_damage) {
+  const io::IndexCache cache = o.cache_dir.empty() ? io::IndexCache() : io::IndexCache(o.cache_dir);
+  return io::RecordSet(pattern, {on_damage, &cache});
+}
+
+std::vector<std::string> read_class_names(const RecordOptions& o, int classes) {
+  std::vector<std::string> names;
+  if (o.class_names.empty()) return names;
+  std::ifstream in(o.class_names);
+  require(in.good(), o.class_names, ": cannot open");
+  for (std::string line; std::getline(in, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    names.push_back(line);
+  }
+  require(!in.bad(), o.class_names, ": cannot read");
+  require(classes == 0 || names.size() == static_cast<size_t>(classes), o.class_names, ": has ",
+          names.size(), " class names, there are ", classes, " classes");
+  return names;
+}
+
+std::string class_label(const std::vector<std::string>& names, int64_t label) {
+  const bool named = label >= 0 && label < static_cast<int64_t>(names.size());
+  return std::to_string(label) + (named ? " (" + names[static_cast<size_t>(label)] + ")" : "");
+}
+
+void add_fault_options(CLI::App& app, FaultOptions& o, const std::vector<std::string>& policies) {
+  const char* group = "Records";
+  const bool quarantine =
+      std::find(policies.begin(), policies.end(), "quarantine") != policies.end();
+  app.add_option(
+         "--on-bad-record", o.policy,
+         std::string("Damaged records, pictures that cannot be decoded, labels out of range: "
+                     "strict stops, skip leaves them out and lists them") +
+             (quarantine ? ", quarantine also copies them to OUT/quarantine" : ""))
+      ->check(CLI::IsMember(policies))
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--max-bad", o.max_bad,
+                 "Bad records that stop the run nevertheless: more than a count (25), or than a "
+                 "share of those met so far (10%)")
+      ->capture_default_str()
+      ->group(group);
+}
+
+io::OnDamage on_damage(const FaultOptions& o) {
+  return o.policy == "strict" ? io::OnDamage::stop : io::OnDamage::resynchronise;
+}
+
+void apply(const FaultOptions& o, io::LoaderOptions& loader) {
+  try {
+    loader.on_bad_record = io::parse_fault_policy(o.policy);
+    loader.max_bad = io::parse_bad_limit(o.max_bad);
+  } catch (const Error& e) {
+    throw UsageError("--max-bad: ", e.what());
+  }
+}
+
+void add_shard_option(CLI::App& app, ShardOption& o, const char* help) {
+  app.add_option("--shard", o.text, help)->capture_default_str()->group("Data");
+}
+
+void apply(const ShardOption& o, io::LoaderOptions& loader) {
+  std::istringstream in(o.text);
+  char slash = 0;
+  int shard = -1, shards = 0;
+  const bool read = bool(in >> shard >> slash >> shards) && in.peek() == EOF && slash == '/';
+  if (!read || shards < 1 || shard < 0 || shard >= shards) {
+    throw UsageError("--shard: '", o.text,
+                     "' is no part of the data, expected I/N, I from 0 to N - 1");
+  }
+  loader.shard = shard;
+  loader.shards = shards;
 }
 
 }  // namespace mbconv::bin

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/loader.h"
 #include "lib/isa.h"
@@ -43,6 +44,7 @@ struct MachineOptions {
   int threads;
   std::string isa;
 };
+void add_threads_option(CLI::App& app, MachineOptions& options);
 void add_machine_options(CLI::App& app, MachineOptions& options);
 // Throws UsageError.
 Isa resolve_isa(const MachineOptions& options);
@@ -68,11 +70,39 @@ auto with_memory_for(int batch, int resolution, const Make& make) -> decltype(ma
 
 // How records are read.
 struct RecordOptions {
-  std::string image_key, label_key;
+  std::string image_key, label_key, cache_dir, class_names;
   std::optional<int64_t> label_offset;
   int max_side = 10000;
 };
 void add_record_options(CLI::App& app, RecordOptions& options);
 io::ExampleKeys example_keys(const RecordOptions& options);
+// Opens the files that a pattern matches, with the index cache that the options name.
+io::RecordSet open_records(const std::string& pattern, const RecordOptions& options,
+                           io::OnDamage on_damage);
+
+// The names of the classes, a line each, of the file that the options name; none without. Throws
+// Error if their number is not `classes` (unless that is 0).
+std::vector<std::string> read_class_names(const RecordOptions& options, int classes);
+// "3 (zebra)", or "3" where there is no name.
+std::string class_label(const std::vector<std::string>& names, int64_t label);
+
+// What becomes of bad records.
+struct FaultOptions {
+  std::string policy = "strict", max_bad = "50%";
+};
+// `policies`: those of strict, skip and quarantine that the program knows.
+void add_fault_options(CLI::App& app, FaultOptions& options,
+                       const std::vector<std::string>& policies);
+io::OnDamage on_damage(const FaultOptions& options);
+
+// Which part of the data this process takes.
+struct ShardOption {
+  std::string text = "0/1";
+};
+void add_shard_option(CLI::App& app, ShardOption& option, const char* help);
+
+// Sets the loader's policy, limit and shard. Throws UsageError.
+void apply(const FaultOptions& options, io::LoaderOptions& loader);
+void apply(const ShardOption& option, io::LoaderOptions& loader);
 
 }  // namespace mbconv::bin

@@ -48,6 +48,13 @@ void Progress::clear() {
   drawn_ = false;
 }
 
+void Counter::done() {
+  ++done_;
+  const bool line = done_ * 10 / total_ != (done_ - 1) * 10 / total_;
+  progress_.update(done_, total_,
+                   what_ + " " + std::to_string(done_) + "/" + std::to_string(total_), line);
+}
+
 std::string duration(double seconds) {
   const auto total = static_cast<int64_t>(std::llround(seconds));
   char text[64];

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace mbconv::bin {
 
@@ -22,6 +23,20 @@ class Progress {
   bool terminal_;
   bool drawn_ = false;
   std::chrono::steady_clock::time_point last_{};
+};
+
+// The progress of a loop over `total` things, named by `what`; a line every tenth outside of
+// terminals.
+class Counter {
+ public:
+  Counter(std::string what, size_t total)
+      : what_(std::move(what)), total_(static_cast<int64_t>(total)) {}
+  void done();
+
+ private:
+  std::string what_;
+  int64_t total_, done_ = 0;
+  Progress progress_;
 };
 
 // "1:02:03" or "2:03".

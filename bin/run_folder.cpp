@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <sstream>
 
+#include "bin/bad_list.h"
 #include "bin/cli.h"
 #include "io/atomic_file.h"
 #include "io/safetensors.h"
@@ -18,7 +19,8 @@ constexpr const char *kConfig = "config.json", *kLog = "log.csv", *kLast = "last
                      *kState = "last.state.safetensors", *kNewState = "last.state.new.safetensors",
                      *kBest = "best.safetensors";
 constexpr const char* kHeader =
-    "step,epoch,split,loss,cross_entropy,lr,top1,top5,images_per_second,seconds";
+    "step,epoch,split,loss,cross_entropy,lr,top1,top5,images_per_second,seconds,"
+    "input_wait,bad_records,bad_list";
 
 void write_text(const fs::path& path, const std::string& text) {
   const std::span<const std::byte> bytes = std::as_bytes(std::span(text));
@@ -29,10 +31,10 @@ std::string format(const LogRow& r) {
   // The best top-1 so far is read back from here: exact.
   const std::string top1 = exact_text(r.top1), top5 = exact_text(r.top5);
   char text[512];
-  std::snprintf(text, sizeof text, "%ld,%ld,%s,%.9g,%.9g,%.9g,%s,%s,%.2f,%.3f", r.step, r.epoch,
-                r.split.c_str(), r.loss, r.cross_entropy, r.lr, top1.c_str(), top5.c_str(),
-                r.images_per_second, r.seconds);
-  return text;
+  std::snprintf(text, sizeof text, "%ld,%ld,%s,%.9g,%.9g,%.9g,%s,%s,%.2f,%.3f,%.4f,%ld,", r.step,
+                r.epoch, r.split.c_str(), r.loss, r.cross_entropy, r.lr, top1.c_str(), top5.c_str(),
+                r.images_per_second, r.seconds, r.input_wait, r.bad_records);
+  return text + io::csv_field(r.bad_list);
 }
 
 // The log without rows after `step`, and what its validations came to.
@@ -68,6 +70,18 @@ void check_key(const TensorFile& state, const std::string& name, const std::stri
   require(entry == state.metadata.end() || entry->second == now, "the run was started with ", name,
           " ", entry == state.metadata.end() ? "" : entry->second, ", this is ", now,
           ": resuming would not go on with the same run");
+}
+
+// A state of an older version, which knew no bad records, has whole batches up to `step`.
+DataPosition read_position(const TensorFile& state, int64_t step, int64_t batch) {
+  DataPosition position{std::max<int64_t>(step - 1, 0) * batch, step * batch, {}};
+  const auto first = state.metadata.find("first_sample");
+  if (first != state.metadata.end()) position.first_sample = std::stoll(first->second);
+  const auto next = state.metadata.find("next_sample");
+  if (next != state.metadata.end()) position.next_sample = std::stoll(next->second);
+  const auto bad = state.metadata.find("bad_records");
+  if (bad != state.metadata.end()) position.bad = split_numbers(bad->second);
+  return position;
 }
 
 }  // namespace
@@ -106,8 +120,8 @@ std::string RunFolder::last() const {
   return file(kLast).string();
 }
 
-int64_t RunFolder::restore(net::EfficientNet& network, const TensorFile& weights,
-                           const RunKey& key) {
+int64_t RunFolder::restore(net::EfficientNet& network, const TensorFile& weights, const RunKey& key,
+                           DataPosition& position) {
   // A crash may have come between writing the weights and putting their state in place.
   if (fs::exists(file(kNewState))) {
     const TensorFile fresh = io::read_safetensors(file(kNewState).string());
@@ -123,7 +137,9 @@ int64_t RunFolder::restore(net::EfficientNet& network, const TensorFile& weights
   } catch (const Error& e) {
     throw Error(file(kLast).string(), " and ", kState, ": ", e.what());
   }
-  return net::checkpoint_info(weights)->step;
+  const int64_t step = net::checkpoint_info(weights)->step;
+  position = read_position(state, step, key.batch);
+  return step;
 }
 
 void RunFolder::open_logs(int64_t step) {
@@ -146,12 +162,14 @@ void RunFolder::log(const LogRow& row) {
   events_->scalar(prefix + "top1", row.step, row.top1);
   events_->scalar(prefix + "top5", row.step, row.top5);
   events_->scalar(prefix + "images_per_second", row.step, row.images_per_second);
+  events_->scalar(prefix + "input_wait", row.step, row.input_wait);
+  events_->scalar(prefix + "bad_records", row.step, static_cast<double>(row.bad_records));
   if (row.split == "train") events_->scalar("train/learning_rate", row.step, row.lr);
   events_->flush();
 }
 
 void RunFolder::save_last(const net::EfficientNet& network, const net::CheckpointInfo& info,
-                          const RunKey& key) {
+                          const RunKey& key, const DataPosition& position) {
   const std::string bad = network.parameters().not_finite();
   require(bad.empty(), "'", bad, "' is no longer finite after step ", info.step,
           "; a lower learning rate or a longer warm-up may help");
@@ -159,6 +177,9 @@ void RunFolder::save_last(const net::EfficientNet& network, const net::Checkpoin
   state.metadata["batch"] = std::to_string(key.batch);
   state.metadata["seed"] = std::to_string(key.seed);
   state.metadata["records"] = std::to_string(key.records);
+  state.metadata["first_sample"] = std::to_string(position.first_sample);
+  state.metadata["next_sample"] = std::to_string(position.next_sample);
+  state.metadata["bad_records"] = join_numbers(position.bad);
   // The new state waits under another name until its weights are in place: whatever happens in
   // between, a matching pair is there.
   io::write_safetensors(file(kNewState).string(), state);

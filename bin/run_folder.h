@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bin/validate.h"
 #include "io/events.h"
@@ -19,6 +20,16 @@ struct LogRow {
   int64_t epoch;  // from 1
   std::string split;
   double loss, cross_entropy, lr, top1, top5, images_per_second, seconds;
+  double input_wait;     // share of the time spent waiting for input, 0 to 1
+  int64_t bad_records;   // left out so far, each counted once
+  std::string bad_list;  // those found since the last row, as BadList::take_places gives them
+};
+
+// Where a run is in its data, kept in the optimiser's state.
+struct DataPosition {
+  // Samples of the loader: the first of the last batch, and the one to go on with.
+  int64_t first_sample = 0, next_sample = 0;
+  std::vector<uint32_t> bad;
 };
 
 // What a run must share with the one it goes on from, kept in the optimiser's state.
@@ -43,9 +54,10 @@ class RunFolder {
   // The options of the run that the folder holds, as config.json says.
   std::string read_config() const;
 
-  // Loads `weights`, as read from last(), and the optimiser's state; returns the step. Throws Error
-  // if they do not belong together or `key` differs from the run's.
-  int64_t restore(net::EfficientNet& network, const TensorFile& weights, const RunKey& key);
+  // Loads `weights`, as read from last(), and the optimiser's state; returns the step and sets
+  // `position`. Throws Error if they do not belong together or `key` differs from the run's.
+  int64_t restore(net::EfficientNet& network, const TensorFile& weights, const RunKey& key,
+                  DataPosition& position);
   // Opens log and events, dropping log rows after `step`, which an interrupted run did past its
   // last checkpoint.
   void open_logs(int64_t step);
@@ -56,7 +68,7 @@ class RunFolder {
   // last.safetensors and its state, such that a crash between the two files loses neither. Throws
   // Error, having written nothing, if a number in them is not finite.
   void save_last(const net::EfficientNet& network, const net::CheckpointInfo& info,
-                 const RunKey& key);
+                 const RunKey& key, const DataPosition& position);
   // best.safetensors, if `validation` beats the best so far.
   bool save_best(const net::EfficientNet& network, const net::CheckpointInfo& info,
                  const Validation& validation);

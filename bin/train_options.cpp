@@ -79,9 +79,14 @@ void add_data_options(CLI::App& app, TrainArgs& a) {
   data.option("--val-data", a.val_data,
               "Glob of the validation TFRecord files; without, no validation");
   data.number("--batch", a.batch, "Images a step", 1, 1 << 20);
-  data.one_of("--shuffle", a.shuffle, "Order of the records, anew in every epoch, or as they lie",
-              {"on", "off"});
+  add_order_options(app, a);
   data.number("--prefetch", a.prefetch, "Batches prepared ahead", 1, 1000);
+  data.option("--prefetch-bytes", a.prefetch_bytes,
+              "Bound of the batches prepared ahead, in bytes (500M, 2G); 0: none")
+      ->transform(CLI::AsSizeValue(false));
+  add_shard_option(
+      app, a.shard,
+      "I/N: of N processes, take part I (from 0) of the training images of each epoch");
 }
 
 void add_run_options(CLI::App& app, TrainArgs& a) {
@@ -116,6 +121,20 @@ void add_recipe_options(CLI::App& app, TrainArgs& a) {
                 "Share of the target spread over all classes", 0, 0.999999);
 }
 
+}  // namespace
+
+void add_order_options(CLI::App& app, TrainArgs& a) {
+  const Group data(app, "Data");
+  data.one_of(
+      "--shuffle", a.shuffle,
+      "Order of the records: anew in every epoch (on); for slow disks, blocks of neighbours "
+      "in random order, mixed in a window (block); or as they lie (off)",
+      {"on", "block", "off"});
+  data.number("--shuffle-block", a.shuffle_block, "Records of a block", 1, 1e9);
+  data.number("--shuffle-window", a.shuffle_window,
+              "Records mixed with each other; the system's cache should hold two windows", 1, 1e9);
+}
+
 void add_augment_options(CLI::App& app, TrainArgs& a) {
   const Group augment(app, "Augmentation");
   io::AugmentRanges& g = a.ranges;
@@ -140,11 +159,10 @@ void add_augment_options(CLI::App& app, TrainArgs& a) {
   augment.channels("--stddev", a.normalisation.stddev, "Divides the channels");
 }
 
-}  // namespace
-
 void add_train_options(CLI::App& app, TrainArgs& args) {
   add_data_options(app, args);
   add_record_options(app, args.records);
+  add_fault_options(app, args.faults, {"strict", "skip", "quarantine"});
   add_model_options(app, args.model);
   add_recipe_options(app, args);
   add_augment_options(app, args);
@@ -198,6 +216,7 @@ void check_train_options(const TrainArgs& a) {
   if (g.min_aspect > g.max_aspect) throw UsageError("--crop-min-aspect is above --crop-max-aspect");
   if (g.min_saturation > g.max_saturation)
     throw UsageError("--min-saturation is above --max-saturation");
+  loader_options(a, 1, 1);
   for (const float s : a.normalisation.stddev) {
     if (!(s > 0)) throw UsageError("--stddev must be above 0");
   }
@@ -208,14 +227,19 @@ io::LoaderOptions loader_options(const TrainArgs& a, int size, int classes) {
   o.batch = a.batch;
   o.size = size;
   o.augment = a.augment == "recipe";
-  o.shuffle = a.shuffle == "on";
+  o.shuffle = io::parse_shuffle(a.shuffle);
+  o.shuffle_block = a.shuffle_block;
+  o.shuffle_window = a.shuffle_window;
   o.seed = a.seed;
   o.classes = classes;
   o.prefetch = a.prefetch;
+  o.prefetch_bytes = a.prefetch_bytes;
   o.max_side = a.records.max_side;
   o.ranges = a.ranges;
   o.normalisation = a.normalisation;
   o.keys = example_keys(a.records);
+  apply(a.faults, o);
+  apply(a.shard, o);
   return o;
 }
 

@@ -13,6 +13,8 @@ namespace mbconv::bin {
 struct TrainArgs {
   std::string train_data, val_data, init, out = "run", augment = "recipe", shuffle = "on";
   int batch = 64, prefetch = 3;
+  uint64_t prefetch_bytes = uint64_t{1} << 30;
+  size_t shuffle_block = 256, shuffle_window = 8192;
   double epochs = 60;
   int64_t steps = 0, log_every = 100, checkpoint_every_steps = 0;
   uint64_t seed = 0;
@@ -23,9 +25,14 @@ struct TrainArgs {
   ModelOptions model;
   MachineOptions machine;
   RecordOptions records;
+  FaultOptions faults;
+  ShardOption shard;
 };
 
 void add_train_options(CLI::App& app, TrainArgs& args);
+// Of them, those that say in which order records come, and what augmentation does to them.
+void add_order_options(CLI::App& app, TrainArgs& args);
+void add_augment_options(CLI::App& app, TrainArgs& args);
 
 // What config.json says: the options with the value they have, the network, the ISA level.
 std::string config_json(const CLI::App& app, const net::ModelConfig& model, Isa isa);
@@ -37,7 +44,7 @@ void take_options_of_run(CLI::App& app, const std::string& config);
 // Throws UsageError where options contradict each other.
 void check_train_options(const TrainArgs& args);
 
-// How training images are read; `size` and `classes` are the network's.
+// How training images are read; `size` and `classes` are the network's. Throws UsageError.
 io::LoaderOptions loader_options(const TrainArgs& args, int size, int classes);
 
 }  // namespace mbconv::bin

@@ -7,6 +7,21 @@
 #include "bin/options.h"
 
 namespace mbconv::bin {
+namespace {
+
+// As the network counts: a label is right if its logit is the first of the largest.
+void count_classes(const net::EfficientNet& network, std::span<const int32_t> labels,
+                   std::vector<Validation::Class>& classes) {
+  for (size_t i = 0; i < labels.size(); ++i) {
+    const std::vector<float> logits = network.logits(static_cast<int>(i));
+    const auto label = static_cast<size_t>(labels[i]);
+    const auto largest = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    ++classes[label].images;
+    classes[label].top1 += static_cast<size_t>(largest) == label ? 1 : 0;
+  }
+}
+
+}  // namespace
 
 Validation validate(net::EfficientNet& network, const io::RecordSet& records, Workers& workers,
                     io::LoaderOptions options, const std::function<bool(int64_t)>& go_on) {
@@ -18,9 +33,13 @@ Validation validate(net::EfficientNet& network, const io::RecordSet& records, Wo
   options.first_sample = 0;
   const auto make = [&] { return io::Loader(records, workers, options); };
   io::Loader loader = with_memory_for(options.batch, options.size, make);
+  // Those of the shard, bad ones included.
+  const int64_t samples =
+      (static_cast<int64_t>(records.size()) - options.shard + options.shards - 1) / options.shards;
   // The network takes whole batches: a short one is filled up with empty pictures.
   std::vector<float> last;
   Validation result;
+  result.classes.resize(static_cast<size_t>(options.classes));
   for (io::Batch batch = loader.next(); batch.count > 0; batch = loader.next()) {
     const float* images = batch.images.data();
     if (batch.count < network.batch()) {
@@ -36,9 +55,14 @@ Validation validate(net::EfficientNet& network, const io::RecordSet& records, Wo
     result.top5 += r.top5;
     result.loss += r.cross_entropy * batch.count;
     result.images += batch.count;
-    if (!go_on(result.images)) break;
+    count_classes(network, batch.labels, result.classes);
+    if (!go_on(result.images)) {
+      result.stopped = batch.next_sample < samples;
+      break;
+    }
   }
-  result.stopped = result.images < static_cast<int64_t>(records.size());
+  result.input_wait = loader.take_wait_seconds();
+  result.bad = loader.take_bad_records();
   const double images = static_cast<double>(result.images);
   result.top1 /= images;
   result.top5 /= images;

@@ -3,29 +3,32 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "io/augment.h"
-#include "io/example.h"
-#include "io/tfrecord.h"
+#include "io/bad_record.h"
+#include "io/order.h"
+#include "io/record_set.h"
+#include "io/sample.h"
 #include "lib/parallel.h"
 
 namespace mbconv::io {
 
-struct LoaderOptions {
+struct LoaderOptions : SampleOptions {
   int batch = 64;
-  int size = 224;        // of the prepared pictures, pixels a side
-  bool training = true;  // false: one pass in file order, the last batch may be short
-  bool augment = true;   // false: training pictures are prepared as validation pictures
-  bool shuffle = true;   // a global permutation for each epoch, a function of (seed, epoch)
-  uint64_t seed = 0;
-  int classes = 1000;        // a label outside [0, classes) is an error
+  bool training = true;  // false: one pass in file order, the last batch may be short, no augment
+  Shuffle shuffle = Shuffle::on;                      // in training
+  size_t shuffle_block = 256, shuffle_window = 8192;  // of Shuffle::block, records
   int64_t first_sample = 0;  // number of the first sample: where a resumed run goes on
-  int prefetch = 3;          // batches prepared ahead
-  int max_side = 10000;
-  AugmentRanges ranges;
-  Normalisation normalisation;
-  ExampleKeys keys;
+  // Of `shards` processes this one takes the samples shard, shard + shards, ... of the common
+  // order.
+  int shard = 0, shards = 1;
+  int prefetch = 3;  // batches prepared ahead
+  // Bound of the pictures prepared ahead, in bytes; 0: none. Lowers `prefetch`, to 0 if need be.
+  uint64_t prefetch_bytes = 0;
+  FaultPolicy on_bad_record = FaultPolicy::strict;
+  BadLimit max_bad;
+  std::vector<uint32_t> known_bad;  // that an interrupted run has counted, ascending
 };
 
 // One prepared batch. Valid until the next call of Loader::next.
@@ -33,17 +36,23 @@ struct Batch {
   std::span<const float> images;    // [count, size, size, 3], normalised
   std::span<const int32_t> labels;  // [count]
   int count = 0;
-  int64_t first_sample = 0;  // samples are numbered through the epochs: epoch = sample / records
+  // Samples are numbered through the epochs, bad ones included. The batch holds the good ones of
+  // [first_sample, next_sample).
+  int64_t first_sample = 0, next_sample = 0;
 };
 
 // Reads, decodes and prepares records ahead of the network, on the threads of `workers` that have
-// nothing else to do; the thread that waits in next() helps. Sample s of a training run is record
-// permutation(seed, s / records)[s % records] with the random numbers of (seed, epoch, record), so
-// batches are the same for any number of threads, and run on across epochs.
+// nothing else to do; the thread that waits in next() helps. Sample s of a training run is number
+// g = s * shards + shard of the order common to all processes: the record at place g % records of
+// epoch g / records (EpochOrder), with the random numbers of (seed, epoch, record). So batches are
+// the same for any number of threads and run on across epochs, and every record is in one process's
+// part of each epoch.
 //
-// Errors in a record (read, parse, decode, label) are thrown by the next() whose batch holds it, as
-// Error naming file, record and offset; of several, the first in the batch. The call after it goes
-// on with the batch that follows.
+// A bad record (damaged, unreadable, no picture, a label out of range) is with FaultPolicy::strict
+// an Error thrown by the next() whose batch holds it, naming file, record and offset; of several,
+// the first in the batch; the call after it goes on with the batch that follows. Else it is left
+// out, and the batch takes the sample after its last one: batches are the good samples of the order
+// in order, so they depend on the data alone.
 class Loader {
  public:
   // `records` and `workers` must outlive the loader. Throws Error if there are no records or an
@@ -54,11 +63,19 @@ class Loader {
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  // The next batch; in validation, count 0 after the last one. One thread calls at a time.
+  // The next batch; in validation, count 0 after the last one. One thread calls at a time. Throws
+  // Error for more bad records than max_bad, or if a whole epoch holds no good one.
   Batch next();
   // Seconds that calls of next() did not find their batch ready (whether they slept or prepared
   // records themselves), since the last call of this function.
   double take_wait_seconds();
+  // The bad records that batches were found to hold since the last call of this function, in order;
+  // each is told once in the loader's life.
+  std::vector<BadRecord> take_bad_records();
+  // Numbers of all bad records so far, known_bad included, ascending.
+  std::vector<uint32_t> bad_records() const;
+  // Batches prepared ahead, as the bound in bytes allows.
+  int prefetch() const;
 
  private:
   struct State;

@@ -4,11 +4,10 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <atomic>
 #include <exception>
-#include <iomanip>
+#include <functional>
 #include <optional>
-#include <thread>
+#include <sstream>
 #include <utility>
 
 #include "io/atomic_file.h"
@@ -21,95 +20,28 @@
 namespace mbconv::io {
 namespace {
 
-constexpr size_t kHeader = 12;  // length and its CRC
-constexpr size_t kFooter = 4;   // CRC of the data
 constexpr size_t kWriteBuffer = size_t{1} << 20;
-constexpr size_t kOpeners = 16;  // files opened at the same time
 
-struct Hex {
-  uint32_t value;
-  friend std::ostream& operator<<(std::ostream& out, Hex hex) {
-    return out << "0x" << std::hex << std::setw(8) << std::setfill('0') << hex.value << std::dec;
-  }
-};
+enum class Kind { plain, compressed, unknown };
 
-// A CRC as computed and as stored.
-struct Crc {
-  uint32_t expected, found;
-  explicit operator bool() const { return expected == found; }
-  friend std::ostream& operator<<(std::ostream& out, Crc crc) {
-    return out << "expected " << Hex{crc.expected} << ", found " << Hex{crc.found};
-  }
-};
-
-Crc length_crc(const std::byte* header) {
-  return {masked_crc32c({header, 8}), wire::load<uint32_t>(header + 8)};
-}
-
-// True: a plain file. False: a compressed one. Neither: Error.
-bool starts_with_header(const InputFile& file) {
-  std::vector<std::byte> head(std::min<uint64_t>(kHeader, file.size()));
+// Which kind of file it is by its first bytes; `why` gets the reason for unknown.
+Kind kind_of(const InputFile& file, std::string& why) {
+  std::vector<std::byte> head(std::min<uint64_t>(kFrameHeader, file.size()));
   file.read_at(0, head);
-  if (head.size() == kHeader && length_crc(head.data())) return true;
-  if (looks_compressed(head)) return false;
-  require(head.size() == kHeader, "not a TFRecord file: it has ", head.size(),
-          " bytes, a frame header ", kHeader);
-  throw Error("not a TFRecord file: record 0 at offset 0: wrong length CRC: ",
-              length_crc(head.data()), "; and no gzip or zlib header");
+  const bool whole = head.size() == kFrameHeader;
+  if (whole && length_crc(head.data()).matches()) return Kind::plain;
+  if (looks_compressed(head)) return Kind::compressed;
+  std::ostringstream text;
+  text << "not a TFRecord file: ";
+  if (whole) {
+    text << "record 0 at offset 0: wrong length CRC: " << length_crc(head.data())
+         << "; and no gzip or zlib header";
+  } else {
+    text << "it has " << head.size() << " bytes, a frame header " << kFrameHeader;
+  }
+  why = text.str();
+  return Kind::unknown;
 }
-
-InputFile inflate(const InputFile& compressed) {
-  try {
-    InputFile inflated = inflate_to_temporary(compressed);
-    require(inflated.size() > 0, "it inflates to 0 bytes");
-    return inflated;
-  } catch (const Error& error) {
-    throw Error("no plain TFRecord file, and read as gzip or zlib: ", error.what());
-  }
-}
-
-// Reads frame headers at ascending offsets. Records are read along, in pieces that grow, as long as
-// passing over one takes a disk less time than a read of its own; among larger records each header
-// costs one page. 100,000 records of 20 KB on a virtual SSD: read along 2.1 s from the disk and 0.4
-// s from the page cache, one page each 6.2 s and 0.2 s.
-class HeaderReader {
- public:
-  explicit HeaderReader(const InputFile& file) : file_(file) {}
-
-  // The length of the record whose frame begins at `offset`, checked.
-  uint64_t length_at(uint64_t offset) {
-    const uint64_t left = file_.size() - offset;
-    require(left >= kHeader + kFooter, "truncated: ", left,
-            " bytes are left, a frame has at least ", kHeader + kFooter);
-    const std::byte* header = read(offset);
-    const Crc crc = length_crc(header);
-    require(bool(crc), "wrong length CRC: ", crc);
-    const auto length = wire::load<uint64_t>(header);
-    require(length <= left - kHeader - kFooter, "truncated: ", length,
-            " bytes of data and their CRC are expected, ", left - kHeader, " bytes are left");
-    return length;
-  }
-
- private:
-  static constexpr size_t kPage = size_t{4} << 10, kPiece = size_t{512} << 10;
-  static constexpr uint64_t kReadAlong = uint64_t{64} << 10;
-
-  const std::byte* read(uint64_t offset) {
-    if (offset + kHeader > begin_ + window_.size()) {
-      const bool along = !window_.empty() && offset - last_ <= kReadAlong;
-      const size_t size = along ? std::min(2 * window_.size(), kPiece) : kPage;
-      window_.resize(std::min<uint64_t>(size, file_.size() - offset));
-      begin_ = offset;
-      file_.read_at(offset, window_);
-    }
-    last_ = offset;
-    return window_.data() + (offset - begin_);
-  }
-
-  const InputFile& file_;
-  uint64_t begin_ = 0, last_ = 0;
-  std::vector<std::byte> window_;
-};
 
 // Whether so many descriptors are in use that this one should not stay. They are given lowest
 // first, so its number tells.
@@ -119,60 +51,156 @@ bool descriptors_are_scarce(const FileDescriptor& file) {
          static_cast<rlim_t>(file.get()) >= limit.rlim_cur / 2;
 }
 
-}  // namespace
-
-void append_record(std::vector<std::byte>& out, std::span<const std::byte> data) {
-  const size_t start = out.size();
-  wire::put<uint64_t>(out, data.size());
-  wire::put(out, masked_crc32c(std::span(out).subspan(start, 8)));
-  wire::append(out, data);
-  wire::put(out, masked_crc32c(data));
+// A file that holds one damaged record and nothing else.
+RecordIndex nothing_but_damage(const InputFile& file, const std::string& reason) {
+  return {{{0, file.size()}}, {{0, {reason, {}}}}};
 }
 
+// Adds to the index of inflated data that they end before the compressed data should.
+void add_lost_end(RecordIndex& index, uint64_t bytes, const std::string& damage) {
+  if (!index.damaged.empty() && index.damaged.back().record + 1 == index.records.size()) {
+    index.damaged.back().fault.reason += "; " + damage;
+    return;
+  }
+  index.damaged.push_back({index.records.size(), {damage, {}}});
+  index.records.push_back({bytes, 0});
+}
+
+}  // namespace
+
 struct RecordFile::Impl {
-  explicit Impl(std::string file_path) : path(std::move(file_path)) {
+  Impl(std::string file_path, const OpenOptions& options) : path(std::move(file_path)) {
     InputFile opened(path);
     try {
-      require(opened.size() > 0, "the file is empty (0 bytes)");
-      if (!starts_with_header(opened)) {
-        opened = inflate(opened);
-        inflated = true;
+      load(opened, options);
+      const bool stop = options.on_damage == OnDamage::stop;
+      if (stop && !index.damaged.empty()) {
+        const DamagedFrame& first = index.damaged.front();
+        throw Error(place(first.record), ": ", first.fault.reason);
       }
-      walk(opened);
     } catch (const Error& error) {
       throw Error(path, ": ", error.what());
     }
-    if (inflated || !descriptors_are_scarce(opened.descriptor())) file = std::move(opened);
+    const bool nameless = inflated && data_path.empty();
+    if (nameless || !descriptors_are_scarce(opened.descriptor())) file = std::move(opened);
   }
 
-  void walk(const InputFile& opened) {
-    // Read-ahead would read most of the data between the headers.
-    posix_fadvise(opened.descriptor().get(), 0, 0, POSIX_FADV_RANDOM);
-    HeaderReader headers(opened);
-    for (uint64_t offset = 0; offset < opened.size();) {
-      try {
-        records.push_back({offset, headers.length_at(offset)});
-      } catch (const Error& error) {
-        throw Error(place(records.size(), offset), ": ", error.what());
-      }
-      offset += kHeader + records.back().length + kFooter;
+  // Finds the records of `opened`, or of what it is replaced by: its inflated data.
+  void load(InputFile& opened, const OpenOptions& options) {
+    const FileStamp stamp = stamp_of(opened);
+    if (options.cache != nullptr) {
+      auto cached = options.cache->load(path, stamp);
+      if (cached && adopt(std::move(*cached), opened, *options.cache)) return;
     }
-    posix_fadvise(opened.descriptor().get(), 0, 0, POSIX_FADV_NORMAL);
+    make_index(opened, options);
+    const bool complete = options.on_damage == OnDamage::resynchronise || index.damaged.empty();
+    const bool keeps_data = !inflated || !data_path.empty();
+    if (options.cache != nullptr && complete && keeps_data)
+      options.cache->store(path, {stamp, inflated, opened.size(), index});
   }
 
-  std::string place(size_t record, uint64_t offset) const {
+  // Takes a cached index. False if the inflated data it needs are not there.
+  bool adopt(ShardIndex cached, InputFile& opened, const IndexCache& cache) {
+    if (cached.inflated) {
+      const std::string kept = cache.inflated_path(path);
+      try {
+        InputFile data(kept);
+        if (data.size() != cached.bytes) return false;
+        opened = std::move(data);
+      } catch (const Error&) {
+        return false;
+      }
+      data_path = kept;
+    }
+    inflated = cached.inflated;
+    index = std::move(cached.index);
+    return true;
+  }
+
+  void make_index(InputFile& opened, const OpenOptions& options) {
+    const bool stop = options.on_damage == OnDamage::stop;
+    if (opened.size() == 0) {
+      const std::string reason = "the file is empty (0 bytes)";
+      require(!stop, reason);
+      index = nothing_but_damage(opened, reason);
+      return;
+    }
+    std::string why;
+    const Kind kind = kind_of(opened, why);
+    require(kind != Kind::unknown || !stop, why);
+    if (kind == Kind::compressed) {
+      make_inflated_index(opened, options);
+    } else {
+      index = index_records(opened, options.on_damage);
+    }
+    const bool no_frame = index.records.size() == 1 && !index.damaged.empty();
+    if (no_frame && kind == Kind::unknown) index = nothing_but_damage(opened, why);
+  }
+
+  void make_inflated_index(InputFile& opened, const OpenOptions& options) {
+    const bool stop = options.on_damage == OnDamage::stop;
+    auto [data, damage] = inflate_data(opened, options.cache);
+    if (damage.empty() && data.size() == 0) damage = "it inflates to 0 bytes";
+    if (stop && !damage.empty())
+      throw Error("no plain TFRecord file, and read as gzip or zlib: ", damage);
+    if (data.size() == 0) {  // perhaps a plain file whose first bytes are damaged
+      data_path.clear();
+      index = index_records(opened, options.on_damage);
+      if (index.records.size() == 1) index = nothing_but_damage(opened, damage);
+      return;
+    }
+    inflated = true;
+    opened = std::move(data);
+    index = index_records(opened, options.on_damage);
+    if (!damage.empty()) add_lost_end(index, opened.size(), damage);
+  }
+
+  // The inflated data and what is wrong with them, "" if nothing.
+  std::pair<InputFile, std::string> inflate_data(const InputFile& opened, const IndexCache* cache) {
+    const std::string kept = cache != nullptr ? cache->inflated_path(path) : "";
+    std::optional<AtomicFile> out;
+    try {
+      if (!kept.empty()) out.emplace(kept);
+    } catch (const Error&) {
+      // Another process is writing it: this one does without.
+    }
+    if (!out) {
+      TemporaryFile temporary;
+      std::string damage = inflate(opened, [&](auto data) { temporary.write(data); });
+      return {temporary.finish(), std::move(damage)};
+    }
+    std::string damage = inflate(opened, [&](auto data) { out->write(data); });
+    out->commit();
+    data_path = kept;
+    return {InputFile(kept), std::move(damage)};
+  }
+
+  std::string place(size_t record) const {
     std::ostringstream out;
-    out << "record " << record << " at offset " << offset << (inflated ? " (inflated)" : "");
+    out << "record " << record << " at offset " << index.records[record].offset
+        << (inflated ? " (inflated)" : "");
     return out.str();
+  }
+
+  // Calls `use` with the file that offsets are of.
+  template <class Use>
+  void with_data(const Use& use) const {
+    if (file) {
+      use(*file);
+    } else {
+      use(InputFile(data_path.empty() ? path : data_path));
+    }
   }
 
   std::string path;
   bool inflated = false;
+  std::string data_path;          // of inflated data in the cache
   std::optional<InputFile> file;  // none: opened for each read
-  std::vector<RecordLocation> records;
+  RecordIndex index;
 };
 
-RecordFile::RecordFile(std::string path) : impl_(std::make_unique<Impl>(std::move(path))) {}
+RecordFile::RecordFile(std::string path, const OpenOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(path), options)) {}
 RecordFile::~RecordFile() = default;
 RecordFile::RecordFile(RecordFile&&) noexcept = default;
 RecordFile& RecordFile::operator=(RecordFile&&) noexcept = default;
@@ -181,82 +209,68 @@ const std::string& RecordFile::path() const {
   return impl_->path;
 }
 size_t RecordFile::size() const {
-  return impl_->records.size();
+  return impl_->index.records.size();
 }
 
 RecordLocation RecordFile::location(size_t record) const {
   require(record < size(), path(), ": no record ", record, ", the file has ", size());
-  return impl_->records[record];
+  return impl_->index.records[record];
 }
 
 std::string RecordFile::describe(size_t record) const {
-  return path() + ": " + impl_->place(record, location(record).offset);
+  location(record);
+  return path() + ": " + impl_->place(record);
 }
 
 void RecordFile::read(size_t record, std::vector<std::byte>& out) const {
-  const auto [offset, length] = location(record);
-  out.resize(length + kFooter);
-  try {
-    if (impl_->file) {
-      impl_->file->read_at(offset + kHeader, out);
-    } else {
-      InputFile(path()).read_at(offset + kHeader, out);
+  const uint64_t offset = location(record).offset, length = location(record).length;
+  const auto fail = [&](Fault fault) {
+    if (fault.crc) {
+      std::ostringstream text;
+      text << fault.reason << ": " << *fault.crc;
+      fault.reason = text.str();
     }
-    const Crc crc{masked_crc32c(std::span(out).first(length)),
-                  wire::load<uint32_t>(out.data() + length)};
-    if (!crc) throw Error("wrong data CRC: ", crc);
-  } catch (const Error& error) {
-    throw Error(describe(record), ": ", error.what());
-  }
+    throw DamagedRecord(describe(record), std::move(fault));
+  };
+  if (const Fault* fault = impl_->index.fault(record))
+    throw DamagedRecord(describe(record), *fault);
+  out.resize(kFrameHeader + length + kFrameFooter);
+  impl_->with_data([&](const InputFile& file) {
+    try {
+      file.read_at(offset, out);
+    } catch (const Error& error) {
+      fail({error.what(), {}});
+    }
+  });
+  const Crc header = length_crc(out.data());
+  if (!header.matches()) fail({"wrong length CRC", header});
+  if (wire::load<uint64_t>(out.data()) != length)
+    fail({"the file has changed since it was indexed", {}});
+  const auto data = std::span(out).subspan(kFrameHeader, length);
+  const Crc crc{masked_crc32c(data), wire::load<uint32_t>(data.data() + length)};
+  if (!crc.matches()) fail({"wrong data CRC", crc});
+  out.erase(out.begin(), out.begin() + kFrameHeader);
   out.resize(length);
 }
 
-RecordSet::RecordSet(const std::string& pattern) {
-  const std::vector<std::string> paths = match_files(pattern);
-  std::vector<std::optional<RecordFile>> opened(paths.size());
-  std::vector<std::exception_ptr> errors(paths.size());
-  std::atomic<size_t> next{0};
-  const auto open_files = [&] {
-    for (size_t f; (f = next++) < paths.size();) {
-      try {
-        opened[f].emplace(paths[f]);
-      } catch (...) {
-        errors[f] = std::current_exception();
-        next =
-            paths.size();  // The files before this one are being opened: the first error is kept.
-      }
-    }
-  };
-  {
-    std::vector<std::jthread> openers;
-    for (size_t i = 1; i < std::min(kOpeners, paths.size()); ++i) openers.emplace_back(open_files);
-    open_files();
-  }
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
-  starts_.push_back(0);
-  for (std::optional<RecordFile>& file : opened) {
-    starts_.push_back(starts_.back() + file->size());
-    files_.push_back(std::move(*file));
-  }
+void RecordFile::read_raw(size_t record, size_t most, std::vector<std::byte>& out) const {
+  const uint64_t offset = location(record).offset, length = location(record).length;
+  const bool damaged = impl_->index.fault(record) != nullptr;
+  out.resize(std::min<uint64_t>(most, damaged ? length : kFrameHeader + length + kFrameFooter));
+  impl_->with_data([&](const InputFile& file) {
+    const uint64_t left = file.size() - std::min(offset, file.size());
+    out.resize(std::min<uint64_t>(out.size(), left));
+    file.read_at(offset, out);
+  });
 }
 
-RecordSet::Place RecordSet::place(size_t record) const {
-  require(record < size(), "no record ", record, ", the files have ", size());
-  const auto after = std::upper_bound(starts_.begin(), starts_.end(), record);
-  const auto file = static_cast<size_t>(after - starts_.begin()) - 1;
-  return {file, record - starts_[file]};
-}
-
-void RecordSet::read(size_t record, std::vector<std::byte>& out) const {
-  const Place p = place(record);
-  files_[p.file].read(p.record, out);
-}
-
-std::string RecordSet::describe(size_t record) const {
-  const Place p = place(record);
-  return files_[p.file].describe(p.record);
+void RecordFile::will_need(size_t first, size_t count) const {
+  if (count == 0 || !impl_->file) return;
+  const RecordLocation last = location(first + count - 1);
+  const uint64_t begin = location(first).offset;
+  const uint64_t end = last.offset + last.length + kFrameHeader + kFrameFooter;
+  posix_fadvise(impl_->file->descriptor().get(), static_cast<off_t>(begin),
+                static_cast<off_t>(end - begin), POSIX_FADV_WILLNEED);
 }
 
 struct RecordWriter::Impl {

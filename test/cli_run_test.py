@@ -91,6 +91,17 @@ class Resuming(RunCase):
         self.succeeds(run("train", "--resume", "--out", out))
         self.assertEqual(self.validations(out), [5, 7])
 
+    def test_an_epoch_gets_its_validation_where_bad_records_stretch_its_last_batch(self):
+        # Of 37 records in their order the first 4 are bad, so that batch 5 takes sample 36 of the first epoch and, after
+        # 4 bad ones, 41 to 47 of the second.
+        data, out = self.folder / "stretched.tfrecord", self.out()
+        bad = frame(example(image=b"nothing", label=0))
+        data.write_bytes(bad * 4 + b"".join(frame(example(image=PICTURE, label=i % 4)) for i in range(33)))
+        self.succeeds(self.train(out, "--val-data", self.val_data, "--steps", 5, "--shuffle", "off", "--on-bad-record", "skip", data=data))
+        self.drop_validations(out)
+        self.succeeds(run("train", "--resume", "--out", out, "--steps", 7))
+        self.assertEqual([(int(r["step"]), int(r["epoch"])) for r in self.rows(out, "val")], [(5, 1), (7, 2)])
+
     def test_an_interrupt_ends_a_validation_which_comes_when_the_run_goes_on(self):
         out = self.out()
         images, labels = write_idx(self.folder, "many", 4000)

@@ -132,9 +132,14 @@ class Training(Case):
         self.assertEqual([int(r["step"]) for r in train], list(range(1, 8)))
         # 40 records in batches of 8: an epoch ends after step 5, the run after step 7.
         self.assertEqual([int(r["step"]) for r in val], [5, 7])
-        self.assertEqual(list(train[0]), "step,epoch,split,loss,cross_entropy,lr,top1,top5,images_per_second,seconds".split(","))
+        self.assertEqual(list(train[0]), "step,epoch,split,loss,cross_entropy,lr,top1,top5,images_per_second,seconds,input_wait,bad_records,bad_list".split(","))
         self.assertEqual([float(r["lr"]) for r in train[:2]], [0.0, 0.005])
         self.assertGreater(float(train[0]["loss"]), float(train[0]["cross_entropy"]))
+        for row in train + val:
+            self.assertTrue(0 <= float(row["input_wait"]) <= 1, row)
+            self.assertEqual((row["bad_records"], row["bad_list"]), ("0", ""))
+        self.assertIn("input wait", done.stderr)
+        self.assertRegex(done.stdout, r"epoch 2: .* input wait \d+\.\d %")
         self.assertIn("ISA level", done.stdout)
         self.assertIn("warmup-steps", done.stdout)
         self.assertIn("memory:", done.stdout)

@@ -6,103 +6,18 @@
 #include <atomic>
 #include <chrono>
 #include <fstream>
-#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "io/decode.h"
 #include "lib/error.h"
-#include "test/io_support.h"
+#include "test/loader_support.h"
 
 using namespace mbconv;
 using namespace mbconv::io;
 using namespace mbconv::io_test;
 
 namespace {
-
-constexpr int kRecords = 23;
-
-// A picture of its own for each number.
-Image picture(int number) {
-  const int width = 20 + number % 7, height = 31 - number % 5;
-  Rng rng(9, 0, static_cast<uint64_t>(number), Purpose::synthetic);
-  Image image{width, height, std::vector<uint8_t>(size_t{3} * static_cast<size_t>(width * height))};
-  for (uint8_t& v : image.pixels) v = static_cast<uint8_t>(rng.next());
-  return image;
-}
-
-std::vector<std::byte> example(const std::vector<std::byte>& encoded, int64_t label) {
-  return make_example({{"image", std::vector<Bytes>{encoded}}, {"label", std::vector{label}}});
-}
-
-// A folder with the records 0 .. kRecords - 1, labelled by their numbers, in two files. `change`
-// may alter the record of a number.
-class Records {
- public:
-  using Change = std::function<void(int number, std::vector<std::byte>& record)>;
-
-  explicit Records(const Change& change = {}) {
-    int number = 0;
-    for (const auto& [file, end] : {std::pair{"a.tfrecord", 9}, {"b.tfrecord", kRecords}}) {
-      RecordWriter writer(folder_ / file);
-      for (; number < end; ++number) {
-        std::vector<std::byte> record = example(encode_png(picture(number)), number);
-        if (change) change(number, record);
-        writer.write(record);
-      }
-      writer.close();
-    }
-  }
-
-  std::string file(const std::string& name) const { return folder_ / name; }
-  std::string pattern() const { return folder_ / "*.tfrecord"; }
-
- private:
-  ScratchFolder folder_;
-};
-
-LoaderOptions small_options() {
-  LoaderOptions options;
-  options.batch = 4;
-  options.size = 16;
-  options.classes = kRecords;
-  options.seed = 5;
-  return options;
-}
-
-// A batch that outlives the next one.
-struct Copy {
-  std::vector<float> images;
-  std::vector<int32_t> labels;
-  int64_t first_sample;
-
-  explicit Copy(const Batch& b)
-      : images(b.images.begin(), b.images.end()),
-        labels(b.labels.begin(), b.labels.end()),
-        first_sample(b.first_sample) {}
-  friend bool operator==(const Copy&, const Copy&) = default;
-};
-
-std::vector<Copy> batches(Loader& loader, int count) {
-  std::vector<Copy> all;
-  for (int i = 0; i < count; ++i) all.emplace_back(loader.next());
-  return all;
-}
-
-std::vector<Copy> batches(const LoaderOptions& options, int threads, int count) {
-  const Records records;
-  const RecordSet set(records.pattern());
-  Workers workers(threads);
-  Loader loader(set, workers, options);
-  return batches(loader, count);
-}
-
-std::vector<int32_t> labels(const std::vector<Copy>& all) {
-  std::vector<int32_t> joined;
-  for (const Copy& b : all) joined.insert(joined.end(), b.labels.begin(), b.labels.end());
-  return joined;
-}
 
 // What a layer looks like to the workers: many short items, one run after the other.
 void network_step(Workers& workers) {
@@ -227,7 +142,8 @@ TEST_CASE("loader: a training picture is the augmentation of (seed, epoch, recor
 
 TEST_CASE("loader: without augmentation or shuffling, pictures come as in validation") {
   LoaderOptions options = small_options();
-  options.augment = options.shuffle = false;
+  options.augment = false;
+  options.shuffle = Shuffle::off;
   const auto training = batches(options, 2, 6);
   options.training = false;
   const auto validation = batches(options, 2, 5);

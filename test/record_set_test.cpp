@@ -2,7 +2,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "io/tfrecord.h"
+#include "io/record_set.h"
 #include "test/io_support.h"
 
 using namespace mbconv;

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "io/crc32c.h"
+#include "io/record_set.h"
 #include "lib/error.h"
 #include "test/io_support.h"
 

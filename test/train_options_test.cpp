@@ -38,6 +38,9 @@ std::vector<double> numbers(const TrainArgs& a) {
                              g.pca_stddev,
                              static_cast<double>(a.batch),
                              static_cast<double>(a.prefetch),
+                             static_cast<double>(a.prefetch_bytes),
+                             static_cast<double>(a.shuffle_block),
+                             static_cast<double>(a.shuffle_window),
                              static_cast<double>(a.steps),
                              static_cast<double>(a.log_every),
                              static_cast<double>(a.checkpoint_every_steps),
@@ -64,6 +67,8 @@ TrainArgs other_defaults() {
   for (float& v : a.normalisation.stddev) v = std::nextafter(v, 0.0f);
   for (int* v : {&a.batch, &a.prefetch, &a.records.max_side}) ++*v;
   for (int64_t* v : {&a.steps, &a.log_every, &a.checkpoint_every_steps, &r.warmup_steps}) ++*v;
+  ++a.prefetch_bytes;
+  for (size_t* v : {&a.shuffle_block, &a.shuffle_window}) ++*v;
   a.seed = (uint64_t{1} << 63) + 1;
   return a;
 }
@@ -129,7 +134,7 @@ TEST_CASE("run folder: a checkpoint that is not finite leaves the last one as it
   folder.create();
   net::CheckpointInfo info;
   info.model = model;
-  folder.save_last(network, info, {1, 1, 0});
+  folder.save_last(network, info, {1, 1, 0}, {});
   const std::string before = read(folder.last());
   REQUIRE(!before.empty());
   for (net::Parameters::Id id = 0; id < parameters.list().size(); id += 7) {
@@ -137,10 +142,10 @@ TEST_CASE("run folder: a checkpoint that is not finite leaves the last one as it
     const float kept = value;
     value = NAN;
     ++info.step;
-    CHECK_THROWS_AS(folder.save_last(network, info, {1, 1, 0}), Error);
+    CHECK_THROWS_AS(folder.save_last(network, info, {1, 1, 0}, {}), Error);
     CHECK(read(folder.last()) == before);
     value = kept;
   }
-  CHECK_NOTHROW(folder.save_last(network, info, {1, 1, 0}));
+  CHECK_NOTHROW(folder.save_last(network, info, {1, 1, 0}, {}));
   CHECK(read(folder.last()) != before);
 }
