@@ -268,6 +268,7 @@ Case project_backward(const Layer& layer, int n) {
   args.dw = memory.matrix(x.c, y.c);
   args.dw_slots = slots(memory, args.dw, cut.rows);
   args.dgate = memory.per_image(x);
+  args.finished_dy = memory.floats(y.size());
   args.se = squeeze_excite_backward(memory, x, layer, gate, args.dgate);
   args.sums = memory.sums(1, x);
   args.cut = cut.rows;

@@ -168,6 +168,7 @@ void Mbconv::backward_project(const ops::Context& context) {
              depthwise_.y.shape.n,
              h_};
   args.dgate = dgate_;
+  args.finished_dy = finished_dy_;
   args.sums = depthwise_grad_sums_;
   args.cut = project_backward_cut_.rows;
   args.channel_groups = project_backward_cut_.channel_groups;

@@ -93,7 +93,7 @@ class Mbconv {
   float *du_ = nullptr, *h_ = nullptr;                         // [N,reduced]
   float *expand_wt_ = nullptr, *project_wt_ = nullptr;
   float *expand_slots_ = nullptr, *depthwise_slots_ = nullptr, *project_slots_ = nullptr;
-  float* dx_partial_ = nullptr;
+  float *finished_dy_ = nullptr, *dx_partial_ = nullptr;
 };
 
 }  // namespace mbconv::net

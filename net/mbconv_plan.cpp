@@ -153,6 +153,9 @@ void Mbconv::plan_backward_project(Plan& plan) {
   per_image(".offset", d.padded_c(), next, offset_);
   per_image(".du", c.reduced, pass, du_);
   per_image(".h", c.reduced, pass, h_);
+  if (project_backward_cut_.channel_groups > 1) {
+    plan.add(name_ + ".dy", output_.y.shape.size(), pass, pass, finished_dy_);
+  }
   const size_t weights = parameters_->packed(project_w_).size();
   plan.add(name_ + ".project.slots", weights * static_cast<size_t>(rows.items()), pass, pass,
            project_slots_);

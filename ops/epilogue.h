@@ -54,9 +54,11 @@ inline void stream_pixels(const float* staged, ptrdiff_t ld, const Pixels& pixel
 }
 
 // Output policy of gemm_panel: keeps the product in a tile and meanwhile asks memory for the same
-// rows of up to two tensors of one shape, `width` channels from element `offset` on.
+// rows of up to two tensors of one shape, `width` channels from element `offset` on, as it stores
+// `first_column`.
 struct StoreTileAndPrefetch {
   StoreTile tile;
+  int first_column;
   const TileRows& rows;
   const Shape& shape;
   const float *first, *second;  // may be null
@@ -66,6 +68,7 @@ struct StoreTileAndPrefetch {
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
     tile.store<MR, NV>(row, column, acc);
+    if (column != first_column) return;
     for (int r = row; r < row + MR; ++r) {
       const ptrdiff_t from = offset + row_offset(shape, rows, r);
       for (int c = 0; c < width; c += kLane) {

@@ -101,9 +101,9 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* 
         for (int q = 0; q < p.wt.panels(); ++q) {
           const StoreTile tile{out, ld};
           if (q == 0) {
-            gemm_panel(
-                rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
-                StoreTileAndPrefetch{tile, rows, dy_shape, p.dy.g.data, p.dy.y.data, next, width});
+            gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
+                       StoreTileAndPrefetch{tile, 0, rows, dy_shape, p.dy.g.data, p.dy.y.data, next,
+                                            width});
           } else {
             gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init, tile);
           }

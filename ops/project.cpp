@@ -7,14 +7,14 @@
 namespace mbconv::ops {
 
 namespace generic {
-ProjectBackwardItem project_backward;
-}
+ProjectBackwardItem project_backward, project_finish_dy;
+}  // namespace generic
 namespace avx2 {
-ProjectBackwardItem project_backward;
-}
+ProjectBackwardItem project_backward, project_finish_dy;
+}  // namespace avx2
 namespace avx512 {
-ProjectBackwardItem project_backward;
-}
+ProjectBackwardItem project_backward, project_finish_dy;
+}  // namespace avx512
 
 namespace {
 
@@ -22,6 +22,11 @@ constexpr Variant<ProjectBackwardItem> kBackward[] = {
     {Isa::avx512, "avx512_8x48", avx512::project_backward},
     {Isa::avx2, "avx2_6x16", avx2::project_backward},
     {Isa::generic, "generic", generic::project_backward},
+};
+constexpr Variant<ProjectBackwardItem> kFinishDy[] = {
+    {Isa::avx512, "avx512", avx512::project_finish_dy},
+    {Isa::avx2, "avx2", avx2::project_finish_dy},
+    {Isa::generic, "generic", generic::project_finish_dy},
 };
 
 // Partial filter gradients of a pass may take this many floats.
@@ -131,13 +136,24 @@ void project_backward(const Context& context, const ProjectBackward& args) {
   require(args.wt.n == x.c && args.wt.k == args.dy.shape().c && args.dw.k == x.c,
           "project: weights do not fit x with ", x.c, " and dy with ", args.dy.shape().c,
           " channels");
+  ProjectBackward pass = args;
+  if (args.channel_groups > 1) {
+    // Every group would form the whole dy for itself: a tenth of the pass where Cout is 192.
+    const auto finish =
+        pick(std::span<const Variant<ProjectBackwardItem>>(kFinishDy), context.isa).function;
+    const Shape& dy = args.dy.shape();
+    context.workers->run(static_cast<int>((dy.rows() + kTileRows - 1) / kTileRows),
+                         [&](int tile, int) { finish(args, tile, 0, nullptr); });
+    pass.dy = {};
+    pass.dy.g = {args.finished_dy, dy};
+  }
   const auto item = pick(project_backward_variants(), context.isa).function;
   const auto se = pick(squeeze_excite_backward_input_variants(), context.isa).function;
   const RowCut& cut = args.cut;
   context.workers->run_staged(
       cut.groups, cut.parts * args.channel_groups,
       [&](int group, int i, int worker) {
-        item(args, group * cut.parts + i / args.channel_groups, i % args.channel_groups,
+        item(pass, group * cut.parts + i / args.channel_groups, i % args.channel_groups,
              context.worker_scratch(worker));
       },
       [&](int group, int) {

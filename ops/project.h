@@ -27,7 +27,7 @@ ProjectForwardCut project_forward_cut(const Shape& x, int cout);
 // Overwrites pool.mean, se.u, se.gate, product.y and product.sums.
 void project_forward(const Context& context, const ProjectForward& args);
 
-// Backward. From dy, formed once per tile, with a = f(z), z = scale x + shift, xhat the normalised
+// Backward. From dy, formed once, with a = f(z), z = scale x + shift, xhat the normalised
 // x:
 //   g = dy w^T                        the gradient of a * gate, stored for the depthwise backward
 //   dw += (a gate)^T dy
@@ -50,6 +50,8 @@ struct ProjectBackward {
   float* dw_slots;           // [cut.items()][C,Cout] work; unused if cut.items() = 1
   SqueezeExciteBackward se;  // se.dgate is written here from P0
   float* dgate;              // [N,C] work: what se.dgate points at
+  float* finished_dy;        // [N,H,W,Cout] work: dy where several channel groups read it; unused
+                             // if channel_groups = 1
   ChannelSums sums;          // out, one slot: of dz and dz xhat
   RowCut cut;
   int channel_groups;

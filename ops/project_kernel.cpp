@@ -11,43 +11,44 @@
 
 namespace mbconv::ops::MBCONV_LEVEL {
 
-ProjectBackwardItem project_backward;
+ProjectBackwardItem project_backward, project_finish_dy;
 
 namespace {
 
-// Epilogue of g for rows [r0, r1) of a tile, all of image n, and one vector of channels: stores g,
-// forms a * gate in place of it, and adds P0..P4 to sums[5][channels].
+// Epilogue of g for pixels of one image, channels [c0, c0 + width): stores g, forms a * gate in
+// place of it, and adds P0..P4 to sums[5][kWideBlock].
 template <class F, bool kStream>
-inline void gate_rows(const ProjectBackward& args, const TileRows& rows, int r0, int r1, int c,
-                      ptrdiff_t ahead, float* tile, double* sums, int channels) {
-  const Shape& shape = args.x.y.shape;
-  const V scale = load(args.x.scale + c), shift = load(args.x.shift + c);
-  const V mean = load(args.mean + c), invstd = load(args.invstd + c);
-  const V gate = load(args.x.gate + ptrdiff_t{rows.image[r0]} * channels + c);
-  V p[kGateSums];
-  for (V& sum : p) sum = V(0.0f);
-  const Pixels pixels = tile_pixels(shape, rows, r0, r1, c, ahead);
-  for (int r = r0; r < r1; ++r) {
-    const ptrdiff_t offset = pixels.offset + (r - r0) * pixels.stride;
-    prefetch(args.x.y.data + offset + pixels.ahead);
-    float* in_tile = tile + ptrdiff_t{r} * kWideBlock;
-    const V g = load(in_tile), y = load(args.x.y.data + offset);
-    V slope;
-    const V a = F::value(madd(scale, y, shift), slope);
-    const V xhat = (y - mean) * invstd, g_slope = g * slope;
-    p[0] = madd(g, a, p[0]);
-    p[1] = p[1] + g_slope;
-    p[2] = p[2] + slope;
-    p[3] = madd(g_slope, xhat, p[3]);
-    p[4] = madd(slope, xhat, p[4]);
-    if constexpr (!kStaged<kStream>) put<kStream>(args.g.data + offset, g);
-    store(in_tile, a * gate);
-  }
-  for (int i = 0; i < kGateSums; ++i) {
-    float lanes[kWidth];
-    store(lanes, p[i]);
-    for (int l = 0; l < kWidth; ++l) sums[i * channels + c + l] += lanes[l];
-  }
+inline void gate_pixels(const ProjectBackward& args, const Pixels& pixels, int c0, int width,
+                        float* tile, float* sums) {
+  const ptrdiff_t image = ptrdiff_t{pixels.n} * args.x.y.shape.padded_c() + c0;
+  const float* x = args.x.y.data + pixels.offset;
+  float* to = args.g.data + pixels.offset;
+  const float *scales = args.x.scale + c0, *shifts = args.x.shift + c0,
+              *gates = args.x.gate + image;
+  const float *means = args.mean + c0, *invstds = args.invstd + c0;
+  for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
+    const V scale = load(scales + c), shift = load(shifts + c), gate = load(gates + c);
+    const V mean = load(means + c), invstd = load(invstds + c);
+    V sum[kGateSums];
+    for (int i = 0; i < kGateSums; ++i) sum[i] = load(sums + i * kWideBlock + c);
+    for (int p = p0; p < p1; ++p) {
+      const ptrdiff_t from = p * pixels.stride + c;
+      prefetch(x + from + pixels.ahead);
+      float* in_tile = tile + ptrdiff_t{p} * kWideBlock + c;
+      const V g = load(in_tile), y = load(x + from);
+      V slope;
+      const V a = F::value(madd(scale, y, shift), slope);
+      const V xhat = (y - mean) * invstd, g_slope = g * slope;
+      sum[0] = madd(g, a, sum[0]);
+      sum[1] = sum[1] + g_slope;
+      sum[2] = sum[2] + slope;
+      sum[3] = madd(g_slope, xhat, sum[3]);
+      sum[4] = madd(slope, xhat, sum[4]);
+      if constexpr (!kStaged<kStream>) put<kStream>(to + from, g);
+      store(in_tile, a * gate);
+    }
+    for (int i = 0; i < kGateSums; ++i) store(sums + i * kWideBlock + c, sum[i]);
+  });
 }
 
 // One channel panel of a tile: g = dy w^T, its epilogue, and dw, added to what is there with `add`.
@@ -58,6 +59,7 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int pa
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
   gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0},
              StoreTileAndPrefetch{{g - c0, kWideBlock},
+                                  c0,
                                   rows,
                                   args.x.y.shape,
                                   args.x.y.data,
@@ -65,13 +67,15 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int pa
                                   channel_offset(args.x.y.shape, c0),
                                   width});
   for_each_image(rows, [&](int r0, int r1) {
-    double* sums = args.gate_sums + ptrdiff_t{rows.image[r0] * parts + part} * kGateSums * channels;
-    if constexpr (kStaged<kStream>) {
-      stream_pixels(g + ptrdiff_t{r0} * kWideBlock, kWideBlock,
-                    tile_pixels(args.x.y.shape, rows, r0, r1, c0, 0), width, args.g.data);
-    }
-    for (int c = 0; c < width; c += kWidth) {
-      gate_rows<F, kStream>(args, rows, r0, r1, c0 + c, ahead, g + c, sums, channels);
+    float* tile = g + ptrdiff_t{r0} * kWideBlock;
+    const Pixels pixels = tile_pixels(args.x.y.shape, rows, r0, r1, c0, ahead);
+    if constexpr (kStaged<kStream>) stream_pixels(tile, kWideBlock, pixels, width, args.g.data);
+    float sums[kGateSums * kWideBlock] = {};
+    gate_pixels<F, kStream>(args, pixels, c0, width, tile, sums);
+    double* slot =
+        args.gate_sums + (ptrdiff_t{pixels.n} * parts + part) * kGateSums * channels + c0;
+    for (int i = 0; i < kGateSums; ++i) {
+      for (int c = 0; c < width; ++c) slot[i * channels + c] += sums[i * kWideBlock + c];
     }
   });
   const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
@@ -102,23 +106,36 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
     for (int i = 0; i < kGateSums; ++i) clear(sums + i * channels + c0, c1 - c0);
   }
   Scratch memory(scratch);
-  float* dy = memory.take(ptrdiff_t{kTileRows} * cout);
+  // Rows of a finished dy are contiguous and read where they are.
+  const bool finished = !args.dy.y;
+  float* formed = finished ? nullptr : memory.take(ptrdiff_t{kTileRows} * cout);
+  const float* dy = finished ? args.dy.g.data + range.begin * cout : formed;
   float* g = memory.take(kTileRows * kWideBlock);
   bool add = args.cut.items() == 1;  // a slot is overwritten by its first tile
   with_activation(args.x.activation, [&](auto f) {
     with_flag(streams(shape), [&](auto stream) {
       for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
-        load_grad_rows(args.dy, rows, 0, cout, kAhead, dy, cout);
+        if (!finished) load_grad_rows(args.dy, rows, 0, cout, kAhead, formed, cout);
         for (int panel = first; panel < last; ++panel) {
           const ptrdiff_t ahead = next_block(shape, rows, panel * kWideBlock, first, last);
           panel_rows<decltype(f), decltype(stream)::value>(args, rows, panel, ahead, part,
                                                            {dy, cout}, g, dw, add);
         }
+        if (finished) dy += ptrdiff_t{rows.count} * cout;
         add = true;
       });
     });
   });
   fence_streams();
+}
+
+// Tile `tile` of finished_dy.
+void project_finish_dy(const ProjectBackward& args, int tile, int, float*) {
+  const Shape& shape = args.dy.shape();
+  const int64_t begin = int64_t{tile} * kTileRows, left = shape.rows() - begin;
+  const TileRows rows(begin, left < kTileRows ? static_cast<int>(left) : kTileRows, shape.pixels());
+  const int cout = shape.padded_c();
+  load_grad_rows(args.dy, rows, 0, cout, kAhead, args.finished_dy + begin * cout, cout);
 }
 
 }  // namespace mbconv::ops::MBCONV_LEVEL

@@ -47,6 +47,7 @@ class Backward {
     args_.dw = in.gradient(c.x.c, c.cout);
     args_.dw_slots = memory.work<float>(static_cast<size_t>(cut.rows.items()) * args_.dw.size());
     args_.dgate = memory.output<float>(padded);
+    args_.finished_dy = memory.work<float>(args_.dy.shape().size());
     args_.sums = in.sums(1, c.x.padded_c());
     args_.cut = cut.rows;
     args_.channel_groups = cut.channel_groups;
