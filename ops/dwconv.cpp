@@ -92,7 +92,7 @@ DwconvCut dwconv_backward_cut(const Shape& x, int ksize, int stride) {
 }
 
 size_t dwconv_scratch(const Shape& x, int ksize) {
-  // Ring, the line and its derivative and gradient, two filters, sums; pieces are padded to kLane.
+  // Ring, the line and its derivative and gradient, two filters, sums.
   const int line = (x.w + 2 * ksize) * kWideBlock;
   return static_cast<size_t>(line * (ksize + 3) + 2 * ksize * ksize * kWideBlock + 2 * kWideBlock);
 }

@@ -1,9 +1,11 @@
 #pragma once
 
-// Depthwise micro-kernels on lines in scratch memory, per ISA level (see ops/simd.h).
+// Depthwise micro-kernels on lines in scratch memory, [pixel][kLane], per ISA level (see
+// ops/simd.h).
 
 #include <cstddef>
 
+#include "lib/tensor.h"
 #include "ops/simd.h"
 #if !defined(__AVX2__)
 #include "ops/dwconv_ref.h"
@@ -14,19 +16,15 @@ namespace {
 
 constexpr int kMaxTaps = 5;
 
-// Input lines of one output line, and the filter line that goes with each. x[r] points at the first
-// pixel of the first output's window, w[r] at the first tap; pixels and taps are `channels` apart.
+// Input lines of one output line, and the filter line that goes with each: line r begins, with the
+// first output's window, at x + offset[r], and its first tap at w + r * w_line; pixels and taps are
+// kLane apart.
 struct Lines {
-  const float* x[kMaxTaps];
-  const float* w[kMaxTaps];
-  int count = 0;
-  int channels;
-
-  void add(const float* line, const float* filter) {
-    x[count] = line;
-    w[count] = filter;
-    ++count;
-  }
+  const float* x;
+  const ptrdiff_t* offset;
+  const float* w;
+  ptrdiff_t w_line;
+  int count;
 };
 
 #if defined(__AVX2__)
@@ -44,13 +42,14 @@ inline void dwconv_block(const Lines& lines, int q0, int c, const Out& out) {
 #pragma GCC unroll 16
   for (int q = 0; q < Q; ++q) acc[q] = V(0.0f);
   for (int r = 0; r < lines.count; ++r) {
-    const float* x = lines.x[r] + ptrdiff_t{q0} * S * lines.channels + c;
+    const float* x = lines.x + lines.offset[r] + ptrdiff_t{q0} * S * kLane + c;
+    const float* taps = lines.w + r * lines.w_line + c;
     V w[T];
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) w[t] = load(lines.w[r] + ptrdiff_t{t} * lines.channels + c);
+    for (int t = 0; t < T; ++t) w[t] = load(taps + t * kLane);
 #pragma GCC unroll 64
     for (int i = 0; i < (Q - 1) * S + T; ++i) {
-      const V xi = load(x + ptrdiff_t{i} * lines.channels);
+      const V xi = load(x + ptrdiff_t{i} * kLane);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         if (i >= t && (i - t) % S == 0 && (i - t) / S < Q) {
@@ -76,7 +75,7 @@ inline void dwconv_remainder(int left, const Lines& lines, int q0, int c, const 
 // All outputs of a line. Out::store<Q>(q, c, acc) receives Q consecutive outputs, channels from c.
 template <int T, int S, class Out>
 inline void dwconv_line(const Lines& lines, int outputs, const Out& out) {
-  for (int c = 0; c < lines.channels; c += kWidth) {
+  for (int c = 0; c < kLane; c += kWidth) {
     int q = 0;
     for (; q + kOutputs <= outputs; q += kOutputs) dwconv_block<kOutputs, T, S>(lines, q, c, out);
     dwconv_remainder<kOutputs - 1, T, S>(outputs - q, lines, q, c, out);
@@ -89,26 +88,28 @@ constexpr int filter_lines(int taps) {
   return kManyRegisters ? (taps > 3 ? 2 : 3) : (taps > 3 ? 1 : 2);
 }
 
-// dw[r][t] += sum over q of a[q] dy[r][q + t] for R lines of dy and T taps; pixels of a are
-// `a_stride` floats apart, those of dy and the taps of dw `channels`. The last T values of each
-// line of dy stay in registers while q goes on: 1 + R loads for R T FMAs.
-template <int R, int T>
-inline void dwconv_filter_block(const float* a, ptrdiff_t a_stride, const float* const* dy,
-                                int pixels, ptrdiff_t channels, int c, float* const* dw) {
+// dw[r][t] += sum over q of a[S q] dy[r][q + t] for lines [r0, r0 + R) of `dy`, whose w is dw's
+// place, and T taps. The last T values of each line of dy stay in registers while q goes on: 1 + R
+// loads for R T FMAs.
+template <int R, int T, int S>
+inline void dwconv_filter_block(const float* a, const Lines& dy, int r0, int pixels, int c,
+                                float* dw) {
   V acc[R][T], window[R][T];
+  const float* line[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
+    line[r] = dy.x + dy.offset[r0 + r] + c;
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      acc[r][t] = load(dw[r] + t * channels + c);
-      window[r][t] = t + 1 < T ? load(dy[r] + t * channels + c) : V(0.0f);
+      acc[r][t] = load(dw + (r0 + r) * dy.w_line + t * kLane + c);
+      window[r][t] = t + 1 < T ? load(line[r] + t * kLane) : V(0.0f);
     }
   }
   const auto step = [&](int q, int first) {  // window[first] holds dy[q]
-    const V x = load(a + q * a_stride + c);
+    const V x = load(a + ptrdiff_t{q} * S * kLane + c);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      window[r][(first + T - 1) % T] = load(dy[r] + (q + T - 1) * channels + c);
+      window[r][(first + T - 1) % T] = load(line[r] + ptrdiff_t{q + T - 1} * kLane);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) acc[r][t] = madd(x, window[r][(first + t) % T], acc[r][t]);
     }
@@ -125,23 +126,19 @@ inline void dwconv_filter_block(const float* a, ptrdiff_t a_stride, const float*
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) store(dw[r] + t * channels + c, acc[r][t]);
+    for (int t = 0; t < T; ++t) store(dw + (r0 + r) * dy.w_line + t * kLane + c, acc[r][t]);
   }
 }
 
-// The same for `lines` lines.
-template <int T>
-inline void dwconv_filter_lines(const float* a, ptrdiff_t a_stride, const float* const* dy,
-                                int lines, int pixels, int channels, float* const* dw) {
+// The same for all lines.
+template <int T, int S>
+inline void dwconv_filter_lines(const float* a, const Lines& dy, int pixels, float* dw) {
   constexpr int R = filter_lines(T);
-  for (int c = 0; c < channels; c += kWidth) {
+  for (int c = 0; c < kLane; c += kWidth) {
     int r = 0;
-    for (; r + R <= lines; r += R)
-      dwconv_filter_block<R, T>(a, a_stride, dy + r, pixels, channels, c, dw + r);
-    if (R > 2 && lines - r == 2)
-      dwconv_filter_block<2, T>(a, a_stride, dy + r, pixels, channels, c, dw + r);
-    if (R > 1 && lines - r == 1)
-      dwconv_filter_block<1, T>(a, a_stride, dy + r, pixels, channels, c, dw + r);
+    for (; r + R <= dy.count; r += R) dwconv_filter_block<R, T, S>(a, dy, r, pixels, c, dw);
+    if (R > 2 && dy.count - r == 2) dwconv_filter_block<2, T, S>(a, dy, r, pixels, c, dw);
+    if (R > 1 && dy.count - r == 1) dwconv_filter_block<1, T, S>(a, dy, r, pixels, c, dw);
   }
 }
 
@@ -149,23 +146,28 @@ inline void dwconv_filter_lines(const float* a, ptrdiff_t a_stride, const float*
 
 template <int T, int S, class Out>
 inline void dwconv_line(const Lines& lines, int outputs, const Out& out) {
-  for (int c = 0; c < lines.channels; ++c) {
+  const float *x[kMaxTaps], *w[kMaxTaps];
+  for (int r = 0; r < lines.count; ++r) {
+    x[r] = lines.x + lines.offset[r];
+    w[r] = lines.w + r * lines.w_line;
+  }
+  for (int c = 0; c < kLane; ++c) {
     for (int q = 0; q < outputs; ++q) {
       V acc[1];
-      ref::dwconv_line(lines.x, lines.w, lines.count, T, S, q, c, lines.channels, acc[0]);
+      ref::dwconv_line(x, w, lines.count, T, S, q, c, kLane, acc[0]);
       out.template store<1>(q, c, acc);
     }
   }
 }
 
-template <int T>
-inline void dwconv_filter_lines(const float* a, ptrdiff_t a_stride, const float* const* dy,
-                                int lines, int pixels, int channels, float* const* dw) {
-  for (int r = 0; r < lines; ++r) {
+template <int T, int S>
+inline void dwconv_filter_lines(const float* a, const Lines& dy, int pixels, float* dw) {
+  for (int r = 0; r < dy.count; ++r) {
     for (int t = 0; t < T; ++t) {
       for (int q = 0; q < pixels; ++q) {
-        for (int c = 0; c < channels; ++c) {
-          dw[r][t * channels + c] += a[q * a_stride + c] * dy[r][(q + t) * channels + c];
+        for (int c = 0; c < kLane; ++c) {
+          dw[r * dy.w_line + t * kLane + c] +=
+              a[ptrdiff_t{q} * S * kLane + c] * dy.x[dy.offset[r] + ptrdiff_t{q + t} * kLane + c];
         }
       }
     }

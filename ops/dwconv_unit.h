@@ -9,54 +9,85 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
-// The channels of one unit.
-struct Unit {
-  int c0, width;
-  Unit(const Shape& shape, int unit)
-      : c0(unit * kWideBlock),
-        width(shape.padded_c() - c0 < kWideBlock ? shape.padded_c() - c0 : kWideBlock) {}
-};
+// A unit is worked on in columns of kLane channels, in turns line by line: the lines of one column
+// stay in L1 from one step to the next, and memory is still read in nearly its order.
+constexpr int kColumns = kWideBlock / kLane;
 
-// The pixels of line `h` of image `n`, at the first channel of a unit.
-inline Pixels line_pixels(const Shape& shape, int n, int h, const Unit& unit) {
-  const ptrdiff_t offset = n * shape.image_stride() + channel_offset(shape, unit.c0) +
-                           ptrdiff_t{h} * shape.w * shape.block;
-  return {n, offset, shape.block, shape.w, kAhead};
+inline int columns_of(const Shape& shape, int unit) {
+  const int left = (shape.padded_c() - unit * kWideBlock) / kLane;
+  return left < kColumns ? left : kColumns;
 }
 
-// Lines of one image in scratch memory, [pixels][width] each, the last `lines` of them, between
-// columns of zeros.
-class LineRing {
- public:
-  LineRing(Scratch& memory, int lines, int pixels, int border, int width)
-      : lines_(lines),
-        pitch_(ptrdiff_t{pixels + 2 * border} * width),
-        origin_(ptrdiff_t{border} * width),
-        data_(memory.take(lines * pitch_)) {
-    clear(data_, lines * pitch_);
+// Calls load(i), then work(i), for each of `count` columns; the next one is loaded first, so that
+// no column waits for what has just been computed.
+template <class Load, class Work>
+inline void in_turns(int count, const Load& load, const Work& work) {
+  load(0);
+  for (int i = 0; i < count; ++i) {
+    if (i + 1 < count) load(i + 1);
+    work(i);
   }
-  // First pixel of line `line`; the border's zeros lie on both sides.
-  float* line(int line) const { return data_ + (line % lines_) * pitch_ + origin_; }
+}
+
+// The lines of a tensor at one column of channels.
+class ColumnLines {
+ public:
+  ColumnLines() = default;
+  ColumnLines(const Shape& shape, int c0)
+      : offset_(channel_offset(shape, c0)),
+        image_(shape.image_stride()),
+        line_(ptrdiff_t{shape.w} * shape.block),
+        block_(shape.block),
+        width_(shape.w) {}
+  // The pixels of line h of image n. The next line is what is read after them.
+  Pixels operator()(int n, int h) const {
+    return {n, offset_ + n * image_ + h * line_, block_, width_, line_};
+  }
+  int width() const { return width_; }
 
  private:
-  int lines_;
-  ptrdiff_t pitch_, origin_;
-  float* data_;
+  ptrdiff_t offset_ = 0, image_ = 0, line_ = 0;
+  int block_ = 0, width_ = 0;
+};
+
+// Where channel c0 of tap `tap` of a filter lies.
+template <class T>
+inline T* filter_tap(Packed<T> w, int tap, int c0) {
+  const int panel = c0 / kWideBlock;
+  return w.panel(panel) + ptrdiff_t{tap} * w.width(panel) + c0 % kWideBlock;
+}
+
+// Lines of one image in scratch memory, [pixels][kLane] each, the last K of them, between K pixels
+// of zeros.
+template <int K>
+class LineRing {
+ public:
+  LineRing() = default;
+  LineRing(Scratch& memory, int pixels)
+      : pitch_(ptrdiff_t{pixels + 2 * K} * kLane), data_(memory.take(K * pitch_)) {
+    clear(data_, K * pitch_);
+  }
+  // First pixel of line `line`, and how far it lies from that of line 0.
+  float* line(int line) const { return data_ + K * kLane + offset(line); }
+  ptrdiff_t offset(int line) const { return (line % K) * pitch_; }
+
+ private:
+  ptrdiff_t pitch_ = 0;
+  float* data_ = nullptr;
 };
 
 // Stores outputs of a line and accumulates batch-norm sums (as StoreOutput does).
 template <bool kStream>
 struct StoreLine {
   float* y;  // first pixel, first channel
-  ptrdiff_t pixel_stride;
-  const float* pivot;
-  float* sums;  // [2][width]; null: none
-  int width;
+  ptrdiff_t stride;
+  const float* pivot;  // [kLane]
+  float* sums;         // [2][kLane]; null: none
 
   template <int Q>
   void store(int q0, int c, const V (&acc)[Q]) const {
 #pragma GCC unroll 16
-    for (int q = 0; q < Q; ++q) put<kStream>(y + (q0 + q) * pixel_stride + c, acc[q]);
+    for (int q = 0; q < Q; ++q) put<kStream>(y + (q0 + q) * stride + c, acc[q]);
     if (sums == nullptr) return;
     const V shift = load(pivot + c);
     V first(0.0f), second(0.0f);
@@ -67,46 +98,86 @@ struct StoreLine {
       second = madd(value, value, second);
     }
     ops::MBCONV_LEVEL::store(sums + c, load(sums + c) + first);
-    ops::MBCONV_LEVEL::store(sums + width + c, load(sums + width + c) + second);
+    ops::MBCONV_LEVEL::store(sums + kLane + c, load(sums + kLane + c) + second);
   }
 };
 
-// The fp32 sums of a unit, [2][width], on their way to a slot: emptied into it before more than
+// Epilogue of an input gradient on its way from the registers: dz = (dx + skip) * slope, and the
+// sums of dz and dz * xhat (see InputGrad). Pointers are at the first pixel and channel; `stride`
+// leads to the next pixel of y, skip and dz, `scratch_stride` to that of slopes and, where it is
+// staged, of dz.
+template <bool kSkip, bool kStream>
+struct StoreInputGrad {
+  const float *y, *skip;
+  float* dz;
+  ptrdiff_t stride, ahead;
+  const float* slopes;
+  ptrdiff_t scratch_stride;
+  const float *mean, *invstd;  // [kLane]
+  float* sums;                 // [2][kLane]
+
+  template <int Q>
+  void store(int q0, int c, const V (&acc)[Q]) const {
+    const V m = load(mean + c), scale = load(invstd + c);
+    V sum = load(sums + c), sum_xhat = load(sums + kLane + c);
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) {
+      const ptrdiff_t at = (q0 + q) * stride + c, in_scratch = (q0 + q) * scratch_stride + c;
+      V grad = acc[q];
+      if constexpr (kSkip) {  // x came finished from another tensor than y
+        prefetch(y + at + ahead);
+        prefetch(skip + at + ahead);
+        grad = grad + load(skip + at);
+      }
+      grad = grad * load(slopes + in_scratch);
+      sum = sum + grad;
+      sum_xhat = madd(grad, (load(y + at) - m) * scale, sum_xhat);
+      if constexpr (kStaged<kStream>) {
+        ops::MBCONV_LEVEL::store(dz + in_scratch, grad);
+      } else {
+        put<kStream>(dz + at, grad);
+      }
+    }
+    ops::MBCONV_LEVEL::store(sums + c, sum);
+    ops::MBCONV_LEVEL::store(sums + kLane + c, sum_xhat);
+  }
+};
+
+// The fp32 sums of a column, [2][kLane], on their way to a slot: emptied into it before more than
 // kMaxTileRows values would have been added.
-class UnitSums {
+class ColumnSums {
  public:
-  UnitSums(float* memory, const Unit& unit, const ChannelSums& to, int slot)
-      : sums_(memory),
-        unit_(unit),
-        slot_(to ? to.slot(slot) + unit.c0 : nullptr),
+  ColumnSums() = default;
+  ColumnSums(Scratch& memory, const ChannelSums& to, int slot, int c0)
+      : sums_(to ? memory.take(2 * kLane) : nullptr),
+        slot_(to ? to.slot(slot) + c0 : nullptr),
         channels_(to.channels) {
-    clear(sums_, 2 * unit.width);
-    if (slot_ == nullptr) return;
-    clear(slot_, unit.width);
-    clear(slot_ + channels_, unit.width);
+    if (sums_ == nullptr) return;
+    clear(sums_, 2 * kLane);
+    clear(slot_, kLane);
+    clear(slot_ + channels_, kLane);
   }
   // Where to add `values` values per channel; null without sums.
   float* reserve(int values) {
-    if (slot_ == nullptr) return nullptr;
+    if (sums_ == nullptr) return nullptr;
     if (pending_ + values > kMaxTileRows) flush();
     pending_ += values;
     return sums_;
   }
   void flush() {
-    if (slot_ == nullptr) return;
-    for (int c = 0; c < unit_.width; ++c) {
+    if (sums_ == nullptr) return;
+    for (int c = 0; c < kLane; ++c) {
       slot_[c] += sums_[c];
-      slot_[channels_ + c] += sums_[unit_.width + c];
+      slot_[channels_ + c] += sums_[kLane + c];
     }
-    clear(sums_, 2 * unit_.width);
+    clear(sums_, 2 * kLane);
     pending_ = 0;
   }
 
  private:
-  float* sums_;
-  Unit unit_;
-  double* slot_;
-  int channels_;
+  float* sums_ = nullptr;
+  double* slot_ = nullptr;
+  int channels_ = 0;
   int pending_ = 0;
 };
 
