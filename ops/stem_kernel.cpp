@@ -26,22 +26,36 @@ struct Im2col {
         left(same_padding(width, 3, 2).before) {}
 
   void load_rows(const TileRows& rows, float* tile, ptrdiff_t ld) const {
-    for (int r = 0; r < rows.count; ++r) {
+    for (int r = 0; r < rows.count;) {  // output line by output line
       const float* picture = x + ptrdiff_t{rows.image[r]} * h * w * 3;
-      const int i = rows.pixel[r] / out_w * 2 - top, j = rows.pixel[r] % out_w * 2 - left;
-      float* out = tile + r * ld;
-      clear(out + kStemDepth, ld - kStemDepth);
-      for (int tap = 0; tap < 3; ++tap, out += 9) line(picture, i + tap, j, out);
+      const int line = rows.pixel[r] / out_w, first = rows.pixel[r] % out_w;
+      const int last = first + rows.count - r < out_w ? first + rows.count - r : out_w;
+      for (int q = first; q < last; ++q, ++r) {
+        float* out = tile + r * ld;
+        load_patch(picture, 2 * line - top, 2 * q - left, out);
+        __builtin_memset(out + kStemDepth, 0,
+                         (round_up(kStemDepth, kLane) - kStemDepth) * sizeof(float));
+      }
     }
   }
 
  private:
-  void line(const float* picture, int i, int j, float* out) const {
-    clear(out, 9);
-    if (i < 0 || i >= h) return;
-    const int first = j < 0 ? -j : 0, last = w - j < 3 ? w - j : 3;
-    const float* in = picture + (ptrdiff_t{i} * w + j) * 3;
-    for (int k = 3 * first; k < 3 * last; ++k) out[k] = in[k];
+  // The 3 x 3 pixels from line i, column j on. Three pixels of a line are contiguous.
+  void load_patch(const float* picture, int i, int j, float* out) const {
+    constexpr int kTaps = 9;
+    const bool inside = i >= 0 && i + 3 <= h && j >= 0 && j + 3 <= w;
+    for (int tap = 0; tap < 3; ++tap, ++i, out += kTaps) {
+      const float* in = picture + (ptrdiff_t{i} * w + j) * 3;
+      prefetch(in + ptrdiff_t{6} * w);  // for the next output line
+      if (inside) {
+        __builtin_memcpy(out, in, kTaps * sizeof(float));
+        continue;
+      }
+      clear(out, kTaps);
+      if (i < 0 || i >= h) continue;
+      const int first = j < 0 ? -j : 0, last = w - j < 3 ? w - j : 3;
+      for (int k = 3 * first; k < 3 * last; ++k) out[k] = in[k];
+    }
   }
 };
 
