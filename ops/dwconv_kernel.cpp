@@ -154,6 +154,7 @@ class BackwardColumn {
     const Pixels pixels = x_lines_(n, h);
     const Deferred& x = args_->x;
     const float* y = x.y.data + pixels.offset;
+    float *values = a_, *slopes = slopes_;
     const float *scales = at(x.scale, c0_), *shifts = at(x.shift, c0_);
     with_activation(scales != nullptr ? x.activation : Activation::linear, [&](auto f) {
       for_each_run(pixels.count, kLane, [&](int w0, int w1, int c) {
@@ -163,8 +164,8 @@ class BackwardColumn {
           const float* pixel = y + w * pixels.stride + c;
           prefetch(pixel + pixels.ahead);
           const V z = madd(scale, load(pixel), shift);
-          store(a_ + w * kLane + c, decltype(f)::value(z, slope));
-          store(slopes_ + w * kLane + c, slope);
+          store(values + w * kLane + c, decltype(f)::value(z, slope));
+          store(slopes + w * kLane + c, slope);
         }
       });
     });

@@ -45,7 +45,7 @@ template <bool kStream>
 constexpr bool kStaged = kStream&& kWidth < kLane;
 
 // Stores staged pixels [count][ld] of `width` channels to data.
-inline void stream_pixels(const float* staged, ptrdiff_t ld, const Pixels& pixels, int width,
+inline void stream_pixels(const float* staged, ptrdiff_t ld, const Pixels pixels, int width,
                           float* data) {
   for (int p = 0; p < pixels.count; ++p) {
     float* to = data + pixels.offset + p * pixels.stride;
@@ -129,7 +129,7 @@ struct StoreOutput {
 // [c0, c0 + width) of the tensor, of which `sums` and `sums_xhat` have the first at 0.
 template <class F, bool kSkip, bool kStream>
 inline void input_grad_pixels(const InputGrad& out, float* dx, const float* slopes, ptrdiff_t ld,
-                              const Pixels& pixels, int c0, int width, float* sums,
+                              const Pixels pixels, int c0, int width, float* sums,
                               float* sums_xhat) {
   const float* skip = at(out.skip.data, pixels.offset);
   const float* y = out.y.data + pixels.offset;

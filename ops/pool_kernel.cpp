@@ -10,39 +10,35 @@ PoolItem pool;
 
 namespace {
 
-// Sums over rows [p0, p1) of image n, for one vector of channels at c.
+// Adds the sums over pixels to sums[3][kWideBlock], channels [c0, c0 + width): of f, and with
+// kSlopes of f' and f' xhat.
 template <class F, bool kSlopes>
-inline void sum_rows(const Pool& args, int n, int p0, int p1, int c, double* out, int channels) {
-  const Shape& shape = args.x.y.shape;
-  const float* y = args.x.y.data + n * shape.image_stride() + channel_offset(shape, c);
-  const V scale = load(args.x.scale + c), shift = load(args.x.shift + c);
-  V mean(0.0f), invstd(0.0f);
-  if (kSlopes) {
-    mean = load(args.bn_mean + c);
-    invstd = load(args.bn_invstd + c);
-  }
-  V x(0.0f), slope(0.0f), slope_xhat(0.0f);
-  for (int p = p0; p < p1; ++p) {
-    const float* at_pixel = y + ptrdiff_t{p} * shape.block;
-    prefetch(at_pixel + kAhead);
-    const V value = load(at_pixel);
-    const V z = madd(scale, value, shift);
-    if constexpr (kSlopes) {
-      V derivative;
-      x = x + F::value(z, derivative);
-      slope = slope + derivative;
-      slope_xhat = madd(derivative, (value - mean) * invstd, slope_xhat);
-    } else {
-      x = x + F::value(z);
+inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width, float* sums) {
+  const float* y = args.x.y.data + pixels.offset;
+  const float *scales = args.x.scale + c0, *shifts = args.x.shift + c0;
+  const float *means = at(args.bn_mean, c0), *invstds = at(args.bn_invstd, c0);
+  for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
+    const V scale = load(scales + c), shift = load(shifts + c);
+    const V mean = load_or(means, c, 0.0f), invstd = load_or(invstds, c, 0.0f);
+    float *to = sums + c, *to_slope = to + kWideBlock, *to_xhat = to_slope + kWideBlock;
+    V sum = load(to), slope = load(to_slope), slope_xhat = load(to_xhat);
+    for (int p = p0; p < p1; ++p) {
+      const float* pixel = y + p * pixels.stride + c;
+      prefetch(pixel + pixels.ahead);
+      const V value = load(pixel), z = madd(scale, value, shift);
+      if constexpr (kSlopes) {
+        V derivative;
+        sum = sum + F::value(z, derivative);
+        slope = slope + derivative;
+        slope_xhat = madd(derivative, (value - mean) * invstd, slope_xhat);
+      } else {
+        sum = sum + F::value(z);
+      }
     }
-  }
-  float lanes[3][kWidth];
-  store(lanes[0], x);
-  store(lanes[1], slope);
-  store(lanes[2], slope_xhat);
-  for (int plane = 0; plane < (kSlopes ? 3 : 1); ++plane) {
-    for (int i = 0; i < kWidth; ++i) out[plane * channels + c + i] += lanes[plane][i];
-  }
+    store(to, sum);
+    store(to_slope, slope);
+    store(to_xhat, slope_xhat);
+  });
 }
 
 template <class F, bool kSlopes>
@@ -50,20 +46,26 @@ inline void pool_unit(const Pool& args, int slot, int unit) {
   const Shape& shape = args.x.y.shape;
   const int channels = shape.padded_c();
   const int c0 = unit * kWideBlock;
-  const int c1 = c0 + kWideBlock < channels ? c0 + kWideBlock : channels;
+  const int width = channels - c0 < kWideBlock ? channels - c0 : kWideBlock;
+  constexpr int kPlanes = kSlopes ? 3 : 1;
   const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
   for (int n = range.first_image; n < range.first_image + range.images; ++n) {
     const int64_t base = int64_t{n} * shape.pixels();
     const int first = static_cast<int>(range.begin > base ? range.begin - base : 0);
     const int last =
         static_cast<int>(range.end - base < shape.pixels() ? range.end - base : shape.pixels());
-    double* out = args.partial + ptrdiff_t{n * args.cut.parts + slot % args.cut.parts} *
-                                     (kSlopes ? 3 : 1) * channels;
-    for (int plane = 0; plane < (kSlopes ? 3 : 1); ++plane)
-      clear(out + plane * channels + c0, c1 - c0);
+    double* out = args.partial +
+                  ptrdiff_t{n * args.cut.parts + slot % args.cut.parts} * kPlanes * channels + c0;
+    for (int plane = 0; plane < kPlanes; ++plane) clear(out + plane * channels, width);
+    const ptrdiff_t image = n * shape.image_stride() + channel_offset(shape, c0);
     for (int p = first; p < last; p += kMaxTileRows) {
-      const int end = p + kMaxTileRows < last ? p + kMaxTileRows : last;
-      for (int c = c0; c < c1; c += kWidth) sum_rows<F, kSlopes>(args, n, p, end, c, out, channels);
+      const int count = last - p < kMaxTileRows ? last - p : kMaxTileRows;
+      float sums[3 * kWideBlock] = {};
+      sum_pixels<F, kSlopes>(args, {n, image + p * shape.block, shape.block, count, kAhead}, c0,
+                             width, sums);
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        for (int c = 0; c < width; ++c) out[plane * channels + c] += sums[plane * kWideBlock + c];
+      }
     }
   }
 }

@@ -18,7 +18,7 @@ namespace {
 // Epilogue of g for pixels of one image, channels [c0, c0 + width): stores g, forms a * gate in
 // place of it, and adds P0..P4 to sums[5][kWideBlock].
 template <class F, bool kStream>
-inline void gate_pixels(const ProjectBackward& args, const Pixels& pixels, int c0, int width,
+inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0, int width,
                         float* tile, float* sums) {
   const ptrdiff_t image = ptrdiff_t{pixels.n} * args.x.y.shape.padded_c() + c0;
   const float* x = args.x.y.data + pixels.offset;

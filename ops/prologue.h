@@ -23,8 +23,8 @@ inline void copy_row(const float* from, int width, float* to) {
 }
 
 // out[pixel][ld] = f(scale * y + shift) * gate + skip, channels [c0, c0 + width) of the tensor.
-template <class F, bool kSkip>
-inline void finish_pixels(const Deferred& x, const Pixels& pixels, int c0, int width, float* out,
+template <class F, bool kGate, bool kSkip>
+inline void finish_pixels(const Deferred& x, const Pixels pixels, int c0, int width, float* out,
                           ptrdiff_t ld) {
   const float* y = x.y.data + pixels.offset;
   const float* skip = at(x.skip.data, pixels.offset);
@@ -35,7 +35,8 @@ inline void finish_pixels(const Deferred& x, const Pixels& pixels, int c0, int w
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t from = p * pixels.stride + c;
       prefetch(y + from + pixels.ahead);
-      V value = F::value(madd(s, load(y + from), b)) * g;
+      V value = F::value(madd(s, load(y + from), b));
+      if constexpr (kGate) value = value * g;
       if constexpr (kSkip) value = value + load(skip + from);
       store(out + p * ld + c, value);
     }
@@ -47,11 +48,11 @@ inline void finish_pixels(const Deferred& x, const Pixels& pixels, int c0, int w
 inline void load_pixels(const Deferred& x, View<float> x_out, const Pixels& pixels, int c0,
                         int width, float* out, ptrdiff_t ld) {
   with_activation(x.scale != nullptr ? x.activation : Activation::linear, [&](auto f) {
-    if (x.skip) {
-      finish_pixels<decltype(f), true>(x, pixels, c0, width, out, ld);
-    } else {
-      finish_pixels<decltype(f), false>(x, pixels, c0, width, out, ld);
-    }
+    with_flag(x.gate != nullptr, [&](auto gate) {
+      with_flag(static_cast<bool>(x.skip), [&](auto skip) {
+        finish_pixels<decltype(f), gate.value, skip.value>(x, pixels, c0, width, out, ld);
+      });
+    });
   });
   if (!x_out) return;
   const int used = x.y.shape.c - c0;
@@ -75,7 +76,7 @@ inline void load_rows(const Deferred& x, View<float> x_out, const TileRows& rows
 // out[pixel][ld] = dy of channels [c0, c0 + width) of the tensor, as DeferredGrad states it, where
 // there is a batch norm.
 template <class F, bool kG>
-inline void finish_grad_pixels(const DeferredGrad& grad, const Pixels& pixels, int c0, int width,
+inline void finish_grad_pixels(const DeferredGrad& grad, const Pixels pixels, int c0, int width,
                                float* out, ptrdiff_t ld) {
   const ptrdiff_t image = ptrdiff_t{pixels.n} * grad.shape().padded_c() + c0;
   const float *g = at(grad.g.data, pixels.offset), *y = grad.y.data + pixels.offset;

@@ -63,7 +63,8 @@ inline ptrdiff_t row_offset(const Shape& shape, const TileRows& rows, int r) {
 
 // Pixels of one image: `count` of them, of a tensor at its element `offset`, `stride` floats apart.
 // What will be read after them lies `ahead` floats further on: memory is asked for it in time, as
-// the prefetchers of CPUs lose a stream at every end of a line, panel or page.
+// the prefetchers of CPUs lose a stream at every end of a line, panel or page. Loops take it by
+// value: through a reference, every store of a vector might change it.
 struct Pixels {
   int n;
   ptrdiff_t offset, stride;
