@@ -112,7 +112,7 @@ void project_forward(const Context& context, const ProjectForward& args) {
 Conv1x1BackwardCut project_backward_cut(const Shape& x, int cout) {
   // As many slots as memory allows and the items need; the channel panels make up the rest.
   const int64_t items = wanted_items(2 * x.rows() * x.c * cout);
-  constexpr int kMinSlotRows = 64;
+  constexpr int kMinSlotRows = 256;
   const int64_t most = std::max<int64_t>(
       1, std::min(x.rows() / kMinSlotRows, kMaxSlotFloats / (int64_t{x.c} * cout)));
   const RowCut rows = cut_rows(x.n, x.pixels(), std::min(items, most), kTileRows / 2);
