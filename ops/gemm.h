@@ -40,63 +40,117 @@ struct StoreTile {
 
 #if defined(__AVX2__)
 
-constexpr int kNV = kNR / kWidth;
+// Columns that a kernel keeps in registers: kPadded of the output, of which kUsed, a multiple of
+// half a line, are computed; the others are padding, zero.
+template <int kColumns, int kUsedColumns>
+struct Columns {
+  static constexpr int kPadded = kColumns, kUsed = kUsedColumns;
+  static constexpr int kVectors = kPadded / kWidth;
+  static constexpr int kFull = kUsed / kWidth;
+  static constexpr bool kHalf = kUsed % kWidth != 0;
 
-// acc[MR][NV] = init + A[MR x k] B[k x NV * kWidth], k in ascending order for every element, so
-// that an element's bits do not depend on the tile it falls in. Per k: NV loads, MR broadcasts from
-// memory, MR * NV FMAs; bound by the FMA ports.
-template <int MR, int NV, class Out>
+  // Rows of the register tile: 8 x 48, 6 x 16, and 4 x 24 = 12 accumulators where half of 16
+  // columns would be padding.
+  static constexpr int kRows = kWidth == 8 && kUsed == 24 ? 4 : kMR;
+};
+
+// Calls body(c, Columns) for groups of the columns of a panel of which `used` are not padding.
+template <class Body>
+inline void for_each_columns(int used, const Body& body) {
+#if defined(__AVX512F__)
+  switch (used) {
+    case 48:
+      return body(0, Columns<48, 48>());
+    case 40:
+      return body(0, Columns<48, 40>());
+    case 32:
+      return body(0, Columns<32, 32>());
+    case 24:
+      return body(0, Columns<32, 24>());
+    case 16:
+      return body(0, Columns<16, 16>());
+    default:
+      return body(0, Columns<16, 8>());
+  }
+#else
+  int c = 0;
+  for (; used - c >= 16 && used - c != 24; c += 16) body(c, Columns<16, 16>());
+  if (used - c == 24) body(c, Columns<32, 24>());
+  if (used - c == 8) body(c, Columns<16, 8>());
+#endif
+}
+
+// acc[MR][columns] = init + A[MR x k] B, k in ascending order for every element, so that an
+// element's bits do not depend on the tile it falls in. Per k: a load for each vector of B, MR
+// broadcasts from memory, one FMA for each accumulator; bound by the FMA ports.
+template <int MR, class C, class Out>
 inline void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb,
                        const float* init, ptrdiff_t ldinit, int row, int column, const Out& out) {
-  V acc[MR][NV];
+  V acc[MR][C::kVectors];
+  [[maybe_unused]] HalfV half[C::kHalf ? MR : 1];
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < C::kFull; ++v)
       acc[r][v] = init != nullptr ? load(init + r * ldinit + v * kWidth) : V(0.0f);
-    }
+    if constexpr (C::kHalf)
+      half[r] = init != nullptr ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
   }
   for (int l = 0; l < k; ++l) {
-    V bl[NV];
+    V bv[C::kVectors];
+    [[maybe_unused]] HalfV bh;
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) bl[v] = load(b + l * ldb + v * kWidth);
+    for (int v = 0; v < C::kFull; ++v) bv[v] = load(b + l * ldb + v * kWidth);
+    if constexpr (C::kHalf) bh = load_half(b + l * ldb + C::kFull * kWidth);
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
       const V ar(a[r * lda + l]);
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) acc[r][v] = madd(ar, bl[v], acc[r][v]);
+      for (int v = 0; v < C::kFull; ++v) acc[r][v] = madd(ar, bv[v], acc[r][v]);
+      if constexpr (C::kHalf) half[r] = madd_half(ar, bh, half[r]);
     }
   }
-  out.template store<MR, NV>(row, column, acc);
+  if constexpr (C::kPadded > C::kUsed) {
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) {
+      if constexpr (C::kHalf) {
+        acc[r][C::kFull] = widen(half[r]);
+      } else {
+        acc[r][C::kFull] = V(0.0f);
+      }
+    }
+  }
+  out.template store<MR, C::kVectors>(row, column, acc);
 }
 
-template <int MR, int NV, class Out>
+template <int MR, class C, class Out>
 inline void gemm_remainder(int rows, int k, const float* a, ptrdiff_t lda, const float* b,
                            ptrdiff_t ldb, const float* init, ptrdiff_t ldinit, int row, int column,
                            const Out& out) {
   if constexpr (MR > 0) {
     if (rows == MR) {
-      gemm_micro<MR, NV>(k, a, lda, b, ldb, init, ldinit, row, column, out);
+      gemm_micro<MR, C>(k, a, lda, b, ldb, init, ldinit, row, column, out);
     } else {
-      gemm_remainder<MR - 1, NV>(rows, k, a, lda, b, ldb, init, ldinit, row, column, out);
+      gemm_remainder<MR - 1, C>(rows, k, a, lda, b, ldb, init, ldinit, row, column, out);
     }
   }
 }
 
-// Columns [column, column + NV * kWidth) of all m rows.
-template <int NV, class Out>
-inline void gemm_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, Tile init, int column,
-                         const Out& out) {
+// One group of columns, from `column` on, of all m rows. A function of its own: within a larger one
+// g++ 12 keeps accumulators in memory.
+template <class C, class Out>
+[[gnu::noinline]] void gemm_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, Tile init,
+                                    int column, const Out& out) {
   const auto start = [&](int row) {
     return init.data != nullptr ? init.data + row * init.ld + column : nullptr;
   };
   int row = 0;
-  for (; row + kMR <= m; row += kMR) {
-    gemm_micro<kMR, NV>(k, a.data + row * a.ld, a.ld, b, ldb, start(row), init.ld, row, column,
-                        out);
+  for (; row + C::kRows <= m; row += C::kRows) {
+    gemm_micro<C::kRows, C>(k, a.data + row * a.ld, a.ld, b, ldb, start(row), init.ld, row, column,
+                            out);
   }
-  gemm_remainder<kMR - 1, NV>(m - row, k, a.data + row * a.ld, a.ld, b, ldb, start(row), init.ld,
-                              row, column, out);
+  gemm_remainder<C::kRows - 1, C>(m - row, k, a.data + row * a.ld, a.ld, b, ldb, start(row),
+                                  init.ld, row, column, out);
 }
 
 // out = init + A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`. `init`
@@ -106,85 +160,89 @@ inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int 
                        const Out& out) {
   const int width = w.width(panel);
   const float* b = w.panel(panel) + ptrdiff_t{k0} * width;
-  const int column = panel * kWideBlock;
-  int c = 0;
-  for (; c + kNR <= width; c += kNR)
-    gemm_columns<kNV>(m, k, a, b + c, width, init, column + c, out);
-  if constexpr (kNV > 2) {
-    if (width - c == 2 * kWidth) gemm_columns<2>(m, k, a, b + c, width, init, column + c, out);
-    if (width - c == kWidth) gemm_columns<1>(m, k, a, b + c, width, init, column + c, out);
-  }
+  for_each_columns(w.used(panel), [&](int c, auto columns) {
+    gemm_columns<decltype(columns)>(m, k, a, b + c, width, init, panel * kWideBlock + c, out);
+  });
 }
 
-// dW[KR x NV * kWidth] = A^T B over m rows, with kAdd added to what is there: A's columns are dW's
+// dW[KR x columns] = A^T B over m rows, with kAdd added to what is there: A's columns are dW's
 // rows, no transpose needed. The register tile and its bound are gemm_micro's.
-template <int KR, int NV, bool kAdd>
+template <int KR, class C, bool kAdd>
 inline void gemm_tn_micro(int m, const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb,
                           float* dw, ptrdiff_t lddw) {
-  V acc[KR][NV];
+  V acc[KR][C::kVectors];
+  [[maybe_unused]] HalfV half[C::kHalf ? KR : 1];
 #pragma GCC unroll 16
   for (int r = 0; r < KR; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) acc[r][v] = V(0.0f);
+    for (int v = 0; v < C::kFull; ++v) acc[r][v] = V(0.0f);
+    if constexpr (C::kHalf) half[r] = HalfV(0.0f);
   }
   for (int i = 0; i < m; ++i) {
-    V bi[NV];
+    V bv[C::kVectors];
+    [[maybe_unused]] HalfV bh;
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) bi[v] = load(b + i * ldb + v * kWidth);
+    for (int v = 0; v < C::kFull; ++v) bv[v] = load(b + i * ldb + v * kWidth);
+    if constexpr (C::kHalf) bh = load_half(b + i * ldb + C::kFull * kWidth);
 #pragma GCC unroll 16
     for (int r = 0; r < KR; ++r) {
       const V ar(a[i * lda + r]);
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) acc[r][v] = madd(ar, bi[v], acc[r][v]);
+      for (int v = 0; v < C::kFull; ++v) acc[r][v] = madd(ar, bv[v], acc[r][v]);
+      if constexpr (C::kHalf) half[r] = madd_half(ar, bh, half[r]);
+    }
+  }
+  if constexpr (C::kPadded > C::kUsed) {
+#pragma GCC unroll 16
+    for (int r = 0; r < KR; ++r) {
+      if constexpr (C::kHalf) {
+        acc[r][C::kFull] = widen(half[r]);
+      } else {
+        acc[r][C::kFull] = V(0.0f);
+      }
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < KR; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < C::kVectors; ++v) {
       float* p = dw + r * lddw + v * kWidth;
       store(p, kAdd ? load(p) + acc[r][v] : acc[r][v]);
     }
   }
 }
 
-template <int KR, int NV, bool kAdd>
+template <int KR, class C, bool kAdd>
 inline void gemm_tn_remainder(int rows, int m, const float* a, ptrdiff_t lda, const float* b,
                               ptrdiff_t ldb, float* dw, ptrdiff_t lddw) {
   if constexpr (KR > 0) {
     if (rows == KR) {
-      gemm_tn_micro<KR, NV, kAdd>(m, a, lda, b, ldb, dw, lddw);
+      gemm_tn_micro<KR, C, kAdd>(m, a, lda, b, ldb, dw, lddw);
     } else {
-      gemm_tn_remainder<KR - 1, NV, kAdd>(rows, m, a, lda, b, ldb, dw, lddw);
+      gemm_tn_remainder<KR - 1, C, kAdd>(rows, m, a, lda, b, ldb, dw, lddw);
     }
   }
 }
 
-template <int NV, bool kAdd>
-inline void gemm_tn_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, float* dw,
-                            ptrdiff_t lddw) {
+template <class C, bool kAdd>
+[[gnu::noinline]] void gemm_tn_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb,
+                                       float* dw, ptrdiff_t lddw) {
   int r = 0;
-  for (; r + kMR <= k; r += kMR)
-    gemm_tn_micro<kMR, NV, kAdd>(m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
-  gemm_tn_remainder<kMR - 1, NV, kAdd>(k - r, m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
+  for (; r + C::kRows <= k; r += C::kRows)
+    gemm_tn_micro<C::kRows, C, kAdd>(m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
+  gemm_tn_remainder<C::kRows - 1, C, kAdd>(k - r, m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
 }
 
-template <bool kAdd>
-inline void gemm_tn_all(int m, int k, int width, Tile a, Tile b, float* dw, ptrdiff_t lddw) {
-  int c = 0;
-  for (; c + kNR <= width; c += kNR)
-    gemm_tn_columns<kNV, kAdd>(m, k, a, b.data + c, b.ld, dw + c, lddw);
-  if constexpr (kNV > 2) {
-    if (width - c == 2 * kWidth) gemm_tn_columns<2, kAdd>(m, k, a, b.data + c, b.ld, dw + c, lddw);
-    if (width - c == kWidth) gemm_tn_columns<1, kAdd>(m, k, a, b.data + c, b.ld, dw + c, lddw);
-  }
-}
-
-// dW[k x width] = A[m x k]^T B[m x width], with `add` added to what is there; width is a multiple
-// of kLane.
-inline void gemm_tn(int m, int k, int width, Tile a, Tile b, float* dw, ptrdiff_t lddw, bool add) {
-  with_flag(add,
-            [&](auto flag) { gemm_tn_all<decltype(flag)::value>(m, k, width, a, b, dw, lddw); });
+// dW[k x width] = A[m x k]^T B[m x width], with `add` added to what is there; `used` of the columns
+// are not padding (see Packed).
+inline void gemm_tn(int m, int k, [[maybe_unused]] int width, int used, Tile a, Tile b, float* dw,
+                    ptrdiff_t lddw, bool add) {
+  with_flag(add, [&](auto flag) {
+    for_each_columns(used, [&](int c, auto columns) {
+      gemm_tn_columns<decltype(columns), decltype(flag)::value>(m, k, a, b.data + c, b.ld, dw + c,
+                                                                lddw);
+    });
+  });
 }
 
 #else
@@ -208,7 +266,8 @@ inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int 
   }
 }
 
-inline void gemm_tn(int m, int k, int width, Tile a, Tile b, float* dw, ptrdiff_t lddw, bool add) {
+inline void gemm_tn(int m, int k, int width, int, Tile a, Tile b, float* dw, ptrdiff_t lddw,
+                    bool add) {
   for (int r = 0; r < k && !add; ++r) {
     for (int c = 0; c < width; ++c) dw[r * lddw + c] = 0.0f;
   }

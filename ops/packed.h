@@ -24,6 +24,11 @@ struct Packed {
     const int left = padded_n() - p * kWideBlock;
     return left < kWideBlock ? left : kWideBlock;
   }
+  // Columns of panel p without those that are padding, in halves of kLane.
+  MBCONV_INLINE constexpr int used(int p) const {
+    const int left = round_up(n, kLane / 2) - p * kWideBlock;
+    return left < kWideBlock ? left : kWideBlock;
+  }
   MBCONV_INLINE T* panel(int p) const { return data + ptrdiff_t{p} * kWideBlock * k; }
   MBCONV_INLINE constexpr size_t size() const {
     return static_cast<size_t>(k) * static_cast<size_t>(padded_n());

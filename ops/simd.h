@@ -21,9 +21,9 @@ namespace {
 #if defined(__AVX512F__)
 
 using V = xsimd::batch<float, xsimd::avx512bw>;
-// Rows and columns of the register tile of matrix products: 8 x 48 = 24 accumulators, 3 registers
-// of B, broadcasts from memory: 27 of 32.
-constexpr int kMR = 8, kNR = 48;
+// Rows of the register tile of matrix products: 8 x 48 = 24 accumulators, 3 registers of B,
+// broadcasts from memory: 27 of 32.
+constexpr int kMR = 8;
 
 // a * b + c, rounded once.
 inline V madd(V a, V b, V c) {
@@ -36,6 +36,21 @@ inline V nmadd(V a, V b, V c) {
 inline void stream(float* p, V v) {
   _mm512_stream_ps(p, v);
 }
+
+// Half a vector, for the last columns of a product that fill no whole one: half the work on CPUs
+// that split wide vectors.
+using HalfV = xsimd::batch<float, xsimd::fma3<xsimd::avx2> >;
+inline HalfV load_half(const float* p) {
+  return HalfV::load_unaligned(p);
+}
+// The lower half of a * b + c.
+inline HalfV madd_half(V a, HalfV b, HalfV c) {
+  return _mm256_fmadd_ps(_mm512_castps512_ps256(a), b, c);
+}
+// The other half is zero.
+inline V widen(HalfV v) {
+  return _mm512_zextps256_ps512(v);
+}
 // v * 2^n, where n is an integer stored in the low bits of `biased` = n + 1.5 * 2^23.
 inline V scale_by_power(V v, V biased) {
   const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(biased), 23);
@@ -46,7 +61,9 @@ inline V scale_by_power(V v, V biased) {
 
 using V = xsimd::batch<float, xsimd::fma3<xsimd::avx2> >;
 // 6 x 16 = 12 accumulators, 2 registers of B, 1 broadcast: 15 of 16.
-constexpr int kMR = 6, kNR = 16;
+constexpr int kMR = 6;
+// A vector is as short as any piece of columns: there are no halves.
+struct HalfV {};
 
 inline V madd(V a, V b, V c) {
   return _mm256_fmadd_ps(a, b, c);
@@ -65,7 +82,7 @@ inline V scale_by_power(V v, V biased) {
 #else
 
 using V = float;
-constexpr int kMR = 1, kNR = 16;
+constexpr int kMR = 1;
 
 inline V madd(V a, V b, V c) {
   return a * b + c;
