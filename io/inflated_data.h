@@ -21,7 +21,7 @@ class InflatedData;
 class PieceCache {
  public:
   // `piece`: bytes of a piece.
-  explicit PieceCache(size_t piece = size_t{8} << 20) : piece_(piece), bound_(32 * piece) {}
+  explicit PieceCache(size_t piece = size_t{8} << 20) : piece_(piece), bound_(64 * piece) {}
 
   size_t piece() const { return piece_; }
   void set_bound(uint64_t bytes);

@@ -13,7 +13,7 @@
 namespace mbconv::io {
 namespace {
 
-constexpr size_t kOpeners = 16;  // files opened at the same time
+constexpr size_t kOpeners = 32;  // files opened at the same time
 
 }  // namespace
 
