@@ -73,16 +73,15 @@ std::unique_ptr<InflateStream> InflatedData::stream_at(const InputFile& compress
 void InflatedData::fill(const InputFile& compressed, size_t number, std::span<std::byte> out) {
   const std::unique_ptr<InflateStream> stream = stream_at(compressed, number);
   const size_t got = stream->read(compressed, out);
-  require(got == out.size(), "cannot inflate: ",
-          stream->damage().empty() ? "the file has changed since it was indexed"
-                                   : stream->damage());
+  require(
+      got == out.size(), "cannot inflate: ",
+      stream->damage().empty() ? "the file has changed since it was indexed" : stream->damage());
   const std::lock_guard lock(mutex_);
   if (begins_.size() == number + 1 && out.size() == cache_->piece())
     begins_.push_back(std::make_unique<InflateStream>(*stream));
 }
 
-void InflatedData::read_at(const InputFile& compressed, uint64_t offset,
-                           std::span<std::byte> out) {
+void InflatedData::read_at(const InputFile& compressed, uint64_t offset, std::span<std::byte> out) {
   const size_t piece_size = cache_->piece();
   require(offset <= size_ && out.size() <= size_ - offset, "the inflated data end at offset ",
           size_);

@@ -50,8 +50,7 @@ struct InPlace {
       write_file(folder / name, gzipped(read_file(plain.file(name))));
   }
   RecordSet open(OnDamage on_damage = OnDamage::stop, const IndexCache* cache = nullptr) const {
-    return RecordSet(folder / "*.tfrecord",
-                     {on_damage, cache, std::make_shared<PieceCache>(1000)});
+    return RecordSet(folder / "*.tfrecord", {on_damage, cache, std::make_shared<PieceCache>(1000)});
   }
 
   ScratchFolder folder;
@@ -187,7 +186,8 @@ TEST_CASE("record set: in place, an index is kept beside the data and no copy of
   const InPlace files;
   const IndexCache cache;
   for (const char* name : {"a.tfrecord", "b.tfrecord"})
-    fs::last_write_time(files.folder / name, fs::file_time_type::clock::now() - std::chrono::hours(1));
+    fs::last_write_time(files.folder / name,
+                        fs::file_time_type::clock::now() - std::chrono::hours(1));
   const RecordSet plain(files.plain.pattern());
   for (int opened = 0; opened < 2; ++opened) {
     const RecordSet set = files.open(OnDamage::stop, &cache);
