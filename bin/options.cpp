@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <iostream>
 #include <limits>
 #include <sstream>
 
@@ -144,8 +145,14 @@ io::RecordSet open_records(const std::string& pattern, const RecordOptions& o,
                            io::OnDamage on_damage, io::Shuffle shuffle) {
   const io::IndexCache cache = o.cache_dir.empty() ? io::IndexCache() : io::IndexCache(o.cache_dir);
   const bool in_place = shuffle == io::Shuffle::block;
-  return io::RecordSet(
+  io::RecordSet records(
       pattern, {on_damage, &cache, in_place ? std::make_shared<io::PieceCache>() : nullptr});
+  const std::string unkept = cache.unkept();
+  if (!unkept.empty()) {
+    std::cerr << "warning: the next run indexes the files again: cannot write " << unkept
+              << "; --cache-dir names a folder for indexes\n";
+  }
+  return records;
 }
 
 std::vector<std::string> read_class_names(const RecordOptions& o, int classes) {

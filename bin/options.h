@@ -77,7 +77,8 @@ struct RecordOptions {
 void add_record_options(CLI::App& app, RecordOptions& options);
 io::ExampleKeys example_keys(const RecordOptions& options);
 // Opens the files that a pattern matches, with the index cache that the options name. With block
-// shuffling, compressed files that have no inflated copy there are read in place.
+// shuffling, compressed files that have no inflated copy there are read in place. Warns where
+// indexes cannot be kept.
 io::RecordSet open_records(const std::string& pattern, const RecordOptions& options,
                            io::OnDamage on_damage, io::Shuffle shuffle = io::Shuffle::off);
 
