@@ -16,7 +16,7 @@
 namespace mbconv::io {
 namespace {
 
-constexpr size_t kCompressed = size_t{256} << 10, kInflated = size_t{2} << 20;
+constexpr size_t kCompressed = size_t{64} << 10, kInflated = size_t{256} << 10;
 
 }  // namespace
 
