@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <iostream>
 #include <limits>
 #include <sstream>
 
 #include "bin/cli.h"
+#include "io/inflated_data.h"
 #include "lib/parallel.h"
 
 namespace mbconv::bin {
@@ -126,9 +128,10 @@ void add_record_options(CLI::App& app, RecordOptions& o) {
       ->check(whole(1, 65535))
       ->capture_default_str()
       ->group(group);
-  app.add_option("--cache-dir", o.cache_dir,
-                 "Folder for indexes of the files and inflated data [indexes beside the files, "
-                 "inflated data in TMPDIR]")
+  app.add_option(
+         "--cache-dir", o.cache_dir,
+         "Folder for indexes of the files and inflated data [indexes beside the files, "
+         "inflated data in TMPDIR; with --shuffle block, compressed files are read in place]")
       ->group(group);
   app.add_option("--class-names", o.class_names, "File with the name of each class, one a line")
       ->group(group);
@@ -139,9 +142,17 @@ io::ExampleKeys example_keys(const RecordOptions& o) {
 }
 
 io::RecordSet open_records(const std::string& pattern, const RecordOptions& o,
-                           io::OnDamage on_damage) {
+                           io::OnDamage on_damage, io::Shuffle shuffle) {
   const io::IndexCache cache = o.cache_dir.empty() ? io::IndexCache() : io::IndexCache(o.cache_dir);
-  return io::RecordSet(pattern, {on_damage, &cache});
+  const bool in_place = shuffle == io::Shuffle::block;
+  io::RecordSet records(
+      pattern, {on_damage, &cache, in_place ? std::make_shared<io::PieceCache>() : nullptr});
+  const std::string unkept = cache.unkept();
+  if (!unkept.empty()) {
+    std::cerr << "warning: the next run indexes the files again: cannot write " << unkept
+              << "; --cache-dir names a folder for indexes\n";
+  }
+  return records;
 }
 
 std::vector<std::string> read_class_names(const RecordOptions& o, int classes) {

@@ -76,9 +76,11 @@ struct RecordOptions {
 };
 void add_record_options(CLI::App& app, RecordOptions& options);
 io::ExampleKeys example_keys(const RecordOptions& options);
-// Opens the files that a pattern matches, with the index cache that the options name.
+// Opens the files that a pattern matches, with the index cache that the options name. With block
+// shuffling, compressed files that have no inflated copy there are read in place. Warns where
+// indexes cannot be kept.
 io::RecordSet open_records(const std::string& pattern, const RecordOptions& options,
-                           io::OnDamage on_damage);
+                           io::OnDamage on_damage, io::Shuffle shuffle = io::Shuffle::off);
 
 // The names of the classes, a line each, of the file that the options name; none without. Throws
 // Error if their number is not `classes` (unless that is 0).

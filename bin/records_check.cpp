@@ -134,27 +134,38 @@ void print_contents(const Contents& c, const std::vector<std::string>& names) {
   print_sizes(c.sizes);
 }
 
+// A record's picture as PNG, and its label. Throws Error.
+std::pair<std::vector<std::byte>, int64_t> read_picture(const io::RecordSet& records, size_t number,
+                                                        const InspectArgs& a) {
+  std::vector<std::byte> record;
+  records.read(number, record);
+  const io::LabelledImage image = io::parse_labelled_image(record, example_keys(a.records));
+  return {io::encode_png(io::decode_image(image.encoded, a.records.max_side)), image.label};
+}
+
 // Writes `count` pictures spread over the records as FOLDER/record-NUMBER-label-LABEL.png.
 void write_samples(const io::RecordSet& records, const InspectArgs& a) {
   std::error_code error;
   fs::create_directories(a.samples_out, error);
   require(!error, "cannot create the folder ", a.samples_out, ": ", error.message());
-  std::vector<std::byte> record;
   const auto count = std::min(static_cast<size_t>(a.samples), records.size());
   size_t written = 0;
   for (size_t i = 0; i < count; ++i) {
     const size_t number = i * records.size() / count;
+    std::pair<std::vector<std::byte>, int64_t> picture;
     try {
-      records.read(number, record);
-      const io::LabelledImage image = io::parse_labelled_image(record, example_keys(a.records));
-      const auto png = io::encode_png(io::decode_image(image.encoded, a.records.max_side));
-      const std::string name =
-          "record-" + std::to_string(number) + "-label-" + std::to_string(image.label) + ".png";
-      write_bytes((fs::path(a.samples_out) / name).string(), png);
-      ++written;
+      picture = read_picture(records, number, a);
     } catch (const io::DamagedRecord&) {
-      // It was counted above.
+      continue;  // it was counted above
+    } catch (const Error& e) {
+      std::cout << "no sample of " << records.describe(number) << ": " << e.what() << '\n';
+      continue;
     }
+    const auto& [png, label] = picture;
+    const std::string name =
+        "record-" + std::to_string(number) + "-label-" + std::to_string(label) + ".png";
+    write_bytes((fs::path(a.samples_out) / name).string(), png);
+    ++written;
   }
   std::cout << "wrote " << written << " pictures to " << a.samples_out << '\n';
 }

@@ -47,7 +47,8 @@ int show(ShowArgs& a) {
   // Values stay in 0..255.
   o.normalisation.mean = {0, 0, 0};
   o.normalisation.stddev = {1, 1, 1};
-  const io::RecordSet records = open_records(a.data, a.train.records, io::OnDamage::resynchronise);
+  const io::RecordSet records =
+      open_records(a.data, a.train.records, io::OnDamage::resynchronise, o.shuffle);
   const int64_t wanted = std::max(a.index, a.sample);
   require(wanted < static_cast<int64_t>(records.size()), "there is no ",
           a.index >= 0 ? "record " : "sample ", wanted, ": the files have ", records.size(),

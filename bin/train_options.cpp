@@ -132,7 +132,7 @@ void add_order_options(CLI::App& app, TrainArgs& a) {
       {"on", "block", "off"});
   data.number("--shuffle-block", a.shuffle_block, "Records of a block", 1, 1e9);
   data.number("--shuffle-window", a.shuffle_window,
-              "Records mixed with each other; the system's cache should hold two windows", 1, 1e9);
+              "Records mixed with each other; memory should hold two windows", 1, 1e9);
 }
 
 void add_augment_options(CLI::App& app, TrainArgs& a) {

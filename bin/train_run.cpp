@@ -23,7 +23,8 @@ constexpr const char* kAdvice = "; a lower learning rate or a longer warm-up may
 std::atomic<bool> interrupted{false};
 
 io::RecordSet open_data(const std::string& pattern, const TrainArgs& args) {
-  return open_records(pattern, args.records, on_damage(args.faults));
+  return open_records(pattern, args.records, on_damage(args.faults),
+                      io::parse_shuffle(args.shuffle));
 }
 
 // What is subtracted from stored labels, as the first record that can be read shows. A data set

@@ -202,8 +202,16 @@ void IndexCache::store(const std::string& path, const ShardIndex& index) const {
       duration_cast<std::chrono::nanoseconds>(system_clock::now().time_since_epoch()).count();
   if (std::abs(now - index.source.modified) < kJustChanged) return;
   const int error = put_file(index_path(path), encode_index(index));
-  if (folder_.empty()) return;
-  require(error == 0, "cannot write ", index_path(path), ": ", system_reason(error));
+  if (error == 0) return;
+  const std::string text = index_path(path) + ": " + system_reason(error);
+  require(folder_.empty(), "cannot write ", text);
+  const std::lock_guard lock(mutex_);
+  unkept_ = text;
+}
+
+std::string IndexCache::unkept() const {
+  const std::lock_guard lock(mutex_);
+  return unkept_;
 }
 
 }  // namespace mbconv::io

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -47,10 +48,13 @@ class IndexCache {
 
   // The index of the file at `path`; none if there is none that fits `stamp`.
   std::optional<ShardIndex> load(const std::string& path, const FileStamp& stamp) const;
-  // Where it cannot be written: Error in a folder, nothing beside the data, which may lie on a
-  // read-only disk. A file that was changed this instant is not stored: its next change could bear
-  // the same time.
+  // Where it cannot be written: Error in a folder; beside the data, which may lie on a read-only
+  // disk, unkept() tells. A file that was changed this instant is not stored: its next change could
+  // bear the same time.
   void store(const std::string& path, const ShardIndex& index) const;
+  // Of an index that could not be stored beside the data: its name and the reason. "" if there is
+  // none.
+  std::string unkept() const;
   // Where inflated data of the file go; "" beside the data.
   std::string inflated_path(const std::string& path) const;
 
@@ -59,6 +63,8 @@ class IndexCache {
   std::string index_path(const std::string& path) const;
 
   std::string folder_;
+  mutable std::mutex mutex_;
+  mutable std::string unkept_;
 };
 
 }  // namespace mbconv::io

@@ -3,12 +3,12 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lib/error.h"
@@ -16,49 +16,7 @@
 namespace mbconv::io {
 namespace {
 
-using Sink = std::function<void(std::span<const std::byte>)>;
-
-constexpr size_t kChunk = size_t{256} << 10;
-
-// zlib's inflater, for gzip and zlib alike.
-class Inflater {
- public:
-  Inflater() { require(inflateInit2(&stream_, 15 + 32) == Z_OK, "out of memory for inflating"); }
-  ~Inflater() { inflateEnd(&stream_); }
-  Inflater(const Inflater&) = delete;
-  Inflater& operator=(const Inflater&) = delete;
-
-  // Inflates all of `in`, which begins at `offset` of the compressed file. Returns "" or what is
-  // wrong with it.
-  std::string feed(std::span<std::byte> in, uint64_t offset, const Sink& sink) {
-    stream_.next_in = reinterpret_cast<Bytef*>(in.data());
-    stream_.avail_in = static_cast<uInt>(in.size());
-    do {
-      // Bytes after the end of a stream: the next member of a gzip file.
-      if (ended_) inflateReset(&stream_);
-      stream_.next_out = reinterpret_cast<Bytef*>(chunk_.get());
-      stream_.avail_out = static_cast<uInt>(kChunk);
-      const int result = inflate(&stream_, Z_NO_FLUSH);
-      ended_ = result == Z_STREAM_END;
-      sink({chunk_.get(), kChunk - stream_.avail_out});
-      // Z_BUF_ERROR: the input was used up exactly when the output was full.
-      if (result != Z_OK && !ended_ && result != Z_BUF_ERROR) {
-        return "damaged compressed data at byte " +
-               std::to_string(offset + in.size() - stream_.avail_in) + ": " +
-               (stream_.msg != nullptr ? stream_.msg : "no reason given");
-      }
-    } while (stream_.avail_in > 0 || (stream_.avail_out == 0 && !ended_));
-    return {};
-  }
-
-  bool ended() const { return ended_; }
-
- private:
-  z_stream stream_{};
-  // Not a vector, which would be cleared first.
-  const std::unique_ptr<std::byte[]> chunk_ = std::make_unique_for_overwrite<std::byte[]>(kChunk);
-  bool ended_ = false;
-};
+constexpr size_t kCompressed = size_t{64} << 10, kInflated = size_t{256} << 10;
 
 }  // namespace
 
@@ -71,20 +29,56 @@ bool looks_compressed(std::span<const std::byte> head) {
   return gzip || zlib;
 }
 
-std::string inflate(const InputFile& compressed, const Sink& sink) {
-  Inflater inflater;
-  std::vector<std::byte> in(std::min<uint64_t>(kChunk, compressed.size()));
-  for (uint64_t offset = 0; offset < compressed.size();) {
-    const std::span<std::byte> chunk(in.data(),
-                                     std::min<uint64_t>(kChunk, compressed.size() - offset));
-    compressed.read_at(offset, chunk);
-    const std::string damage = inflater.feed(chunk, offset, sink);
-    if (!damage.empty()) return damage;
-    offset += chunk.size();
+InflateStream::InflateStream() {
+  // 32: gzip or zlib, as the header says.
+  require(inflateInit2(&stream_, 15 + 32) == Z_OK, "out of memory for inflating");
+}
+
+InflateStream::InflateStream(const InflateStream& other)
+    : next_(other.next_), ended_(other.ended_), damage_(other.damage_) {
+  const int result = inflateCopy(&stream_, const_cast<z_stream*>(&other.stream_));
+  require(result == Z_OK, "out of memory for inflating");
+}
+
+size_t InflateStream::read(const InputFile& compressed, std::span<std::byte> out) {
+  std::vector<std::byte> in(std::min<uint64_t>(kCompressed, compressed.size() - next_));
+  stream_.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream_.avail_out = static_cast<uInt>(out.size());
+  while (stream_.avail_out > 0 && damage_.empty()) {
+    if (stream_.avail_in == 0) {
+      const auto chunk =
+          std::span(in).first(std::min<uint64_t>(in.size(), compressed.size() - next_));
+      compressed.read_at(next_, chunk);
+      next_ += chunk.size();
+      stream_.next_in = reinterpret_cast<Bytef*>(in.data());
+      stream_.avail_in = static_cast<uInt>(chunk.size());
+    }
+    const bool at_end = stream_.avail_in == 0;
+    if (ended_ && at_end) break;
+    // Bytes after the end of a stream: the next member of a gzip file.
+    if (ended_) inflateReset(&stream_);
+    const int result = ::inflate(&stream_, Z_NO_FLUSH);
+    ended_ = result == Z_STREAM_END;
+    if (result == Z_BUF_ERROR && at_end) {
+      damage_ = "truncated: the compressed data go on past the end of the file, byte " +
+                std::to_string(compressed.size());
+    } else if (result != Z_OK && !ended_ && result != Z_BUF_ERROR) {
+      damage_ = "damaged compressed data at byte " + std::to_string(next_ - stream_.avail_in) +
+                ": " + (stream_.msg != nullptr ? stream_.msg : "no reason given");
+    }
   }
-  if (inflater.ended()) return {};
-  return "truncated: the compressed data go on past the end of the file, byte " +
-         std::to_string(compressed.size());
+  next_ -= std::exchange(stream_.avail_in, 0);  // read again by the next call
+  return out.size() - stream_.avail_out;
+}
+
+std::string inflate(const InputFile& compressed,
+                    const std::function<void(std::span<const std::byte>)>& sink) {
+  InflateStream stream;
+  // Not a vector, which would be cleared first.
+  const auto data = std::make_unique_for_overwrite<std::byte[]>(kInflated);
+  while (const size_t size = stream.read(compressed, {data.get(), kInflated}))
+    sink({data.get(), size});
+  return stream.damage();
 }
 
 TemporaryFile::TemporaryFile() {
@@ -106,13 +100,6 @@ void TemporaryFile::write(std::span<const std::byte> data) {
                 " after ", size_, " bytes (TMPDIR names another folder)");
   }
   size_ += data.size();
-}
-
-InputFile inflate_to_temporary(const InputFile& compressed) {
-  TemporaryFile out;
-  const std::string damage = inflate(compressed, [&](auto data) { out.write(data); });
-  require(damage.empty(), damage);
-  return out.finish();
 }
 
 }  // namespace mbconv::io

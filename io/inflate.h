@@ -1,6 +1,9 @@
 #pragma once
 
+#include <zlib.h>
+
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
@@ -12,9 +15,31 @@ namespace mbconv::io {
 // Whether a file that starts with `head` looks like gzip (1f 8b) or zlib (its header check).
 bool looks_compressed(std::span<const std::byte> head);
 
-// Inflates a gzip file (of one or more members) or a zlib file, handing the data to `sink` piece by
-// piece. Returns "", or what is wrong with the compressed data, after all that comes before it was
-// handed over. Throws Error where the file cannot be read, and what `sink` throws.
+// A place in the inflated data of a gzip file (of one or more members) or a zlib file. A copy,
+// about 40 KB, goes on from the same place by itself.
+class InflateStream {
+ public:
+  InflateStream();
+  InflateStream(const InflateStream& other);
+  InflateStream& operator=(const InflateStream&) = delete;
+  ~InflateStream() { inflateEnd(&stream_); }
+
+  // Inflates into `out`; returns how many bytes, fewer only at the end of the data or before
+  // damage. Throws Error where the file cannot be read.
+  size_t read(const InputFile& compressed, std::span<std::byte> out);
+  // What is wrong with the compressed data, "" if nothing was found so far.
+  const std::string& damage() const { return damage_; }
+
+ private:
+  z_stream stream_{};
+  uint64_t next_ = 0;   // offset of the compressed byte that is inflated next
+  bool ended_ = false;  // whether it is behind the end of a member
+  std::string damage_;
+};
+
+// Inflates a whole file, handing the data to `sink` piece by piece. Returns "", or what is wrong
+// with the compressed data, after all that comes before it was handed over. Throws Error where the
+// file cannot be read, and what `sink` throws.
 std::string inflate(const InputFile& compressed,
                     const std::function<void(std::span<const std::byte>)>& sink);
 
@@ -31,9 +56,5 @@ class TemporaryFile {
   FileDescriptor file_;
   uint64_t size_ = 0;
 };
-
-// Inflates into a temporary file. Throws Error without the name of the file: damaged or truncated
-// data, a full disk.
-InputFile inflate_to_temporary(const InputFile& compressed);
 
 }  // namespace mbconv::io

@@ -42,6 +42,11 @@ struct Job {
   size_t slot, position;
 };
 
+// Consecutive records.
+struct Run {
+  size_t first, count;
+};
+
 void check(const LoaderOptions& o) {
   check_sample_options(o);
   require(o.batch >= 1, "the batch size must be at least 1, got ", o.batch);
@@ -90,6 +95,9 @@ struct Loader::State : std::enable_shared_from_this<State> {
         bad(options.known_bad.begin(), options.known_bad.end()) {
     require(part > 0, "shard ", options.shard, " of ", options.shards,
             " would be empty: there are only ", records.size(), " records");
+    const size_t block = options.shuffle_block;
+    const size_t blocks = (options.shuffle_window + block - 1) / block;
+    if (options.shuffle == Shuffle::block) records.keep_inflated(2 * blocks, block);
   }
 
   const RecordSet& records;
@@ -103,7 +111,8 @@ struct Loader::State : std::enable_shared_from_this<State> {
   std::mutex mutex;
   std::condition_variable finished;  // a slot, or with no job left the last running one
   // Guarded by `mutex`, as are the members of the slots.
-  std::deque<Job> jobs;  // not begun, in the order of samples
+  std::deque<Job> jobs;        // not begun, in the order of samples
+  std::deque<Run> to_inflate;  // where no job is left
   int running = 0;
   std::vector<Slot> ring;
 
@@ -134,7 +143,9 @@ struct Loader::State : std::enable_shared_from_this<State> {
   size_t count_to_schedule() const;
   void schedule(size_t slot);
   void prepare(size_t slot, size_t position);
-  bool run_one();
+  void have_inflated(Run run);
+  void run_one();
+  void run_job(std::unique_lock<std::mutex>& lock);
   Slot& wait_for(size_t index);
   void note_bad(const Sample& sample);
   void take(Slot& slot, size_t index);
@@ -149,8 +160,21 @@ Sample Loader::State::sample(int64_t number) {
   const int64_t epoch = common / count;
   const auto position = static_cast<size_t>(common % count);
   const auto [first, run] = order.upcoming(epoch, position);
-  if (run > 0) records.will_need(first, run);
+  if (run > 0) {
+    records.will_need(first, run);
+    if (records.inflates()) have_inflated({first, run});
+  }
   return {number, order.record(epoch, position), static_cast<uint32_t>(epoch)};
+}
+
+// Has a run inflated by a thread that finds nothing else to do; with one thread nobody would.
+void Loader::State::have_inflated(Run run) {
+  if (workers.threads() == 1) return;
+  {
+    const std::lock_guard lock(mutex);
+    to_inflate.push_back(run);
+  }
+  workers.submit([state = shared_from_this()] { state->run_one(); });
 }
 
 // A batch, or after bad samples as many as make all that is ahead whole batches again: then slots
@@ -200,10 +224,23 @@ void Loader::State::prepare(size_t slot, size_t position) {
   }
 }
 
-// Takes a job and runs it. False if there was none.
-bool Loader::State::run_one() {
+// Runs a job, else inflates ahead, if there is either.
+void Loader::State::run_one() {
   std::unique_lock lock(mutex);
-  if (jobs.empty()) return false;
+  if (!jobs.empty()) return run_job(lock);
+  if (to_inflate.empty()) return;
+  const Run run = to_inflate.front();
+  to_inflate.pop_front();
+  ++running;
+  lock.unlock();
+  records.inflate_ahead(run.first, run.count);
+  lock.lock();
+  --running;
+  if (running == 0 && jobs.empty()) finished.notify_all();
+}
+
+// Takes a job and runs it. `lock` holds the mutex, before and after.
+void Loader::State::run_job(std::unique_lock<std::mutex>& lock) {
   const Job job = jobs.front();
   jobs.pop_front();
   ++running;
@@ -220,7 +257,6 @@ bool Loader::State::run_one() {
   --slot.left;
   if (failure) slot.failure = failure;
   if (slot.left == 0 || (running == 0 && jobs.empty())) finished.notify_all();
-  return true;
 }
 
 // Runs jobs until those of a slot are done, and sleeps only where other threads have taken all.
@@ -235,9 +271,7 @@ Slot& Loader::State::wait_for(size_t index) {
       if (jobs.empty()) {
         finished.wait(lock);
       } else {
-        lock.unlock();
-        run_one();
-        lock.lock();
+        run_job(lock);
       }
     }
     wait_seconds += std::chrono::duration<double>(Clock::now() - start).count();
@@ -346,6 +380,7 @@ Loader::~Loader() {
   State& s = *state_;
   std::unique_lock lock(s.mutex);
   s.jobs.clear();
+  s.to_inflate.clear();
   s.finished.wait(lock, [&s] { return s.running == 0; });
   s.images = Buffer();  // tasks that have not run yet keep the rest
 }

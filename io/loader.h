@@ -42,7 +42,9 @@ struct Batch {
 };
 
 // Reads, decodes and prepares records ahead of the network, on the threads of `workers` that have
-// nothing else to do; the thread that waits in next() helps. Sample s of a training run is number
+// nothing else to do; the thread that waits in next() helps. With Shuffle::block, the blocks of the
+// next window are fetched from the disk or inflated (RecordFile::inflates) as those of this one are
+// used up. Sample s of a training run is number
 // g = s * shards + shard of the order common to all processes: the record at place g % records of
 // epoch g / records (EpochOrder), with the random numbers of (seed, epoch, record). So batches are
 // the same for any number of threads and run on across epochs, and every record is in one process's

@@ -26,11 +26,11 @@ Fault fault_of(std::optional<Crc> crc, const Parts&... parts) {
 // s from the page cache, one page each 6.2 s and 0.2 s.
 class HeaderReader {
  public:
-  explicit HeaderReader(const InputFile& file) : file_(file) {}
+  explicit HeaderReader(const ByteSource& source) : source_(source) {}
 
   // The length of the record whose frame begins at `offset`, or what is wrong with its header.
   std::variant<uint64_t, Fault> length_at(uint64_t offset) {
-    const uint64_t left = file_.size() - offset;
+    const uint64_t left = source_.size - offset;
     if (left < kFrameHeader + kFrameFooter) {
       return fault_of({}, "truncated: ", left, " bytes are left, a frame has at least ",
                       kFrameHeader + kFrameFooter);
@@ -54,37 +54,37 @@ class HeaderReader {
     if (offset + kFrameHeader > begin_ + window_.size()) {
       const bool along = !window_.empty() && offset - last_ <= kReadAlong;
       const size_t size = along ? std::min(2 * window_.size(), kPiece) : kPage;
-      window_.resize(std::min<uint64_t>(size, file_.size() - offset));
+      window_.resize(std::min<uint64_t>(size, source_.size - offset));
       begin_ = offset;
-      file_.read_at(offset, window_);
+      source_.read_at(offset, window_);
     }
     last_ = offset;
     return window_.data() + (offset - begin_);
   }
 
-  const InputFile& file_;
+  const ByteSource& source_;
   uint64_t begin_ = 0, last_ = 0;
   std::vector<std::byte> window_;
 };
 
-// Where the next whole frame begins at or after `offset`, or the file's size. In arbitrary bytes
+// Where the next whole frame begins at or after `offset`, or the size of all. In arbitrary bytes
 // nearly every length runs past the end, so few checksums are computed.
-uint64_t next_frame(const InputFile& file, uint64_t offset) {
+uint64_t next_frame(const ByteSource& source, uint64_t offset) {
   constexpr uint64_t kPiece = uint64_t{1} << 20;
   constexpr uint64_t kLeast = kFrameHeader + kFrameFooter;
   std::vector<std::byte> piece;
-  while (file.size() - offset >= kLeast) {
-    piece.resize(std::min(kPiece, file.size() - offset));
-    file.read_at(offset, piece);
+  while (source.size - offset >= kLeast) {
+    piece.resize(std::min(kPiece, source.size - offset));
+    source.read_at(offset, piece);
     for (size_t i = 0; i + kFrameHeader <= piece.size(); ++i) {
-      const uint64_t left = file.size() - offset - i;
-      if (left < kLeast) return file.size();
+      const uint64_t left = source.size - offset - i;
+      if (left < kLeast) return source.size;
       const auto length = wire::load<uint64_t>(piece.data() + i);
       if (length <= left - kLeast && length_crc(piece.data() + i).matches()) return offset + i;
     }
     offset += piece.size() - (kFrameHeader - 1);
   }
-  return file.size();
+  return source.size;
 }
 
 }  // namespace
@@ -96,12 +96,10 @@ const Fault* RecordIndex::fault(size_t record) const {
   return found != damaged.end() && found->record == record ? &found->fault : nullptr;
 }
 
-RecordIndex index_records(const InputFile& file, OnDamage on_damage) {
-  // Read-ahead would read most of the data between the headers.
-  posix_fadvise(file.descriptor().get(), 0, 0, POSIX_FADV_RANDOM);
+RecordIndex index_records(const ByteSource& source, OnDamage on_damage) {
   RecordIndex index;
-  HeaderReader headers(file);
-  for (uint64_t offset = 0; offset < file.size();) {
+  HeaderReader headers(source);
+  for (uint64_t offset = 0; offset < source.size;) {
     auto found = headers.length_at(offset);
     if (const auto* length = std::get_if<uint64_t>(&found)) {
       index.records.push_back({offset, *length});
@@ -109,11 +107,19 @@ RecordIndex index_records(const InputFile& file, OnDamage on_damage) {
       continue;
     }
     const bool stop = on_damage == OnDamage::stop;
-    const uint64_t next = stop ? file.size() : next_frame(file, offset + 1);
+    const uint64_t next = stop ? source.size : next_frame(source, offset + 1);
     index.damaged.push_back({index.records.size(), std::get<Fault>(std::move(found))});
     index.records.push_back({offset, next - offset});
     offset = next;
   }
+  return index;
+}
+
+RecordIndex index_records(const InputFile& file, OnDamage on_damage) {
+  // Read-ahead would read most of the data between the headers.
+  posix_fadvise(file.descriptor().get(), 0, 0, POSIX_FADV_RANDOM);
+  RecordIndex index = index_records(
+      {file.size(), [&](uint64_t offset, auto out) { file.read_at(offset, out); }}, on_damage);
   posix_fadvise(file.descriptor().get(), 0, 0, POSIX_FADV_NORMAL);
   return index;
 }

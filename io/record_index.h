@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "io/file.h"
@@ -39,7 +41,15 @@ enum class OnDamage {
   resynchronise  // it goes on at the next frame whose length's CRC is right and which fits the file
 };
 
-// One pass over the headers of a plain file. Throws Error where the file cannot be read.
+// Bytes that are read at ascending offsets.
+struct ByteSource {
+  uint64_t size;
+  std::function<void(uint64_t offset, std::span<std::byte> out)> read_at;
+};
+
+// One pass over the headers of frames. Throws Error where they cannot be read.
+RecordIndex index_records(const ByteSource& source, OnDamage on_damage);
+// Of a plain file.
 RecordIndex index_records(const InputFile& file, OnDamage on_damage);
 
 }  // namespace mbconv::io

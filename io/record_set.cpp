@@ -3,19 +3,22 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <limits>
 #include <thread>
 #include <utility>
 
+#include "io/inflated_data.h"
 #include "lib/error.h"
 
 namespace mbconv::io {
 namespace {
 
-constexpr size_t kOpeners = 16;  // files opened at the same time
+constexpr size_t kOpeners = 32;  // files opened at the same time
 
 }  // namespace
 
-RecordSet::RecordSet(const std::string& pattern, const OpenOptions& options) {
+RecordSet::RecordSet(const std::string& pattern, const OpenOptions& options)
+    : pieces_(options.pieces) {
   const std::vector<std::string> paths = match_files(pattern);
   std::vector<std::optional<RecordFile>> opened(paths.size());
   std::vector<std::exception_ptr> errors(paths.size());
@@ -63,14 +66,52 @@ std::string RecordSet::describe(size_t record) const {
   return files_[p.file].describe(p.record);
 }
 
-void RecordSet::will_need(size_t first, size_t count) const {
+// Calls use(file, first record in it, count) for each file that those of the records [first, first
+// + count) that exist lie in.
+template <class Use>
+void RecordSet::for_each_run(size_t first, size_t count, const Use& use) const {
   const size_t end = std::min(first + count, size());
   while (first < end) {
     const Place p = place(first);
     const size_t here = std::min(end - first, files_[p.file].size() - p.record);
-    files_[p.file].will_need(p.record, here);
+    use(files_[p.file], p.record, here);
     first += here;
   }
+}
+
+void RecordSet::will_need(size_t first, size_t count) const {
+  for_each_run(first, count, [](const RecordFile& file, size_t record, size_t here) {
+    file.will_need(record, here);
+  });
+}
+
+void RecordSet::inflate_ahead(size_t first, size_t count) const {
+  std::vector<std::byte> bytes;
+  for_each_run(first, count, [&](const RecordFile& file, size_t record, size_t here) {
+    for (size_t i = 0; file.inflates() && i < here; ++i) {
+      try {
+        file.read_raw(record + i, std::numeric_limits<size_t>::max(), bytes);
+      } catch (const std::exception&) {
+        // Told to who reads the record.
+      }
+    }
+  });
+}
+
+bool RecordSet::inflates() const {
+  return std::ranges::any_of(files_, [](const RecordFile& file) { return file.inflates(); });
+}
+
+void RecordSet::keep_inflated(size_t runs, size_t count) const {
+  if (!inflates()) return;
+  uint64_t bytes = 0;
+  for (const RecordFile& file : files_) {
+    const RecordLocation last = file.location(file.size() - 1);
+    bytes += last.offset + last.length;
+  }
+  // A run begins and ends within a piece.
+  const uint64_t run = bytes * count / size() + 2 * pieces_->piece();
+  pieces_->set_bound(std::min<uint64_t>(runs * run, bytes + files() * pieces_->piece()));
 }
 
 }  // namespace mbconv::io

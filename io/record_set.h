@@ -32,8 +32,17 @@ class RecordSet {
   std::string describe(size_t record) const;
   // RecordFile::will_need of those of the records [first, first + count) that exist.
   void will_need(size_t first, size_t count) const;
+  // Reads those that lie in files of RecordFile::inflates, so that their pieces are in the cache.
+  void inflate_ahead(size_t first, size_t count) const;
+  bool inflates() const;  // whether any file does
+  // Sets the bound of the cache of pieces: for `runs` runs of `count` consecutive records.
+  void keep_inflated(size_t runs, size_t count) const;
 
  private:
+  template <class Use>
+  void for_each_run(size_t first, size_t count, const Use& use) const;
+
+  std::shared_ptr<PieceCache> pieces_;
   std::vector<RecordFile> files_;
   std::vector<size_t> starts_;  // starts_[f]: number of file f's first record; one more at the end
 };

@@ -8,12 +8,14 @@
 #include <functional>
 #include <optional>
 #include <sstream>
+#include <tuple>
 #include <utility>
 
 #include "io/atomic_file.h"
 #include "io/crc32c.h"
 #include "io/file.h"
 #include "io/inflate.h"
+#include "io/inflated_data.h"
 #include "io/wire.h"
 #include "lib/error.h"
 
@@ -81,7 +83,7 @@ struct RecordFile::Impl {
     } catch (const Error& error) {
       throw Error(path, ": ", error.what());
     }
-    const bool nameless = inflated && data_path.empty();
+    const bool nameless = inflated && data_path.empty() && !in_place;
     if (nameless || !descriptors_are_scarce(opened.descriptor())) file = std::move(opened);
   }
 
@@ -90,30 +92,40 @@ struct RecordFile::Impl {
     const FileStamp stamp = stamp_of(opened);
     if (options.cache != nullptr) {
       auto cached = options.cache->load(path, stamp);
-      if (cached && adopt(std::move(*cached), opened, *options.cache)) return;
+      if (cached && adopt(std::move(*cached), opened, options)) return;
     }
     make_index(opened, options);
     const bool complete = options.on_damage == OnDamage::resynchronise || index.damaged.empty();
-    const bool keeps_data = !inflated || !data_path.empty();
+    const bool keeps_data = !inflated || in_place || !data_path.empty();
+    const uint64_t bytes = in_place ? in_place->size() : opened.size();
     if (options.cache != nullptr && complete && keeps_data)
-      options.cache->store(path, {stamp, inflated, opened.size(), index});
+      options.cache->store(path, {stamp, inflated, bytes, index});
   }
 
   // Takes a cached index. False if the inflated data it needs are not there.
-  bool adopt(ShardIndex cached, InputFile& opened, const IndexCache& cache) {
-    if (cached.inflated) {
-      const std::string kept = cache.inflated_path(path);
-      try {
-        InputFile data(kept);
-        if (data.size() != cached.bytes) return false;
-        opened = std::move(data);
-      } catch (const Error&) {
-        return false;
-      }
-      data_path = kept;
+  bool adopt(ShardIndex cached, InputFile& opened, const OpenOptions& options) {
+    if (cached.inflated && !open_inflated(cached.bytes, opened, *options.cache)) {
+      if (options.pieces == nullptr) return false;
+      in_place = std::make_unique<InflatedData>(options.pieces);
+      in_place->set_size(cached.bytes);
     }
     inflated = cached.inflated;
     index = std::move(cached.index);
+    return true;
+  }
+
+  // Replaces the compressed file by its inflated copy. False if there is none.
+  bool open_inflated(uint64_t bytes, InputFile& opened, const IndexCache& cache) {
+    const std::string kept = cache.inflated_path(path);
+    if (kept.empty()) return false;
+    try {
+      InputFile data(kept);
+      if (data.size() != bytes) return false;
+      opened = std::move(data);
+    } catch (const Error&) {
+      return false;
+    }
+    data_path = kept;
     return true;
   }
 
@@ -139,20 +151,30 @@ struct RecordFile::Impl {
 
   void make_inflated_index(InputFile& opened, const OpenOptions& options) {
     const bool stop = options.on_damage == OnDamage::stop;
-    auto [data, damage] = inflate_data(opened, options.cache);
-    if (damage.empty() && data.size() == 0) damage = "it inflates to 0 bytes";
+    std::optional<InputFile> data;
+    std::string damage;
+    if (options.pieces != nullptr) {
+      in_place = std::make_unique<InflatedData>(options.pieces);
+      damage = in_place->measure(opened);
+    } else {
+      std::tie(data, damage) = inflate_data(opened, options.cache);
+    }
+    const uint64_t bytes = in_place ? in_place->size() : data->size();
+    if (damage.empty() && bytes == 0) damage = "it inflates to 0 bytes";
     if (stop && !damage.empty())
       throw Error("no plain TFRecord file, and read as gzip or zlib: ", damage);
-    if (data.size() == 0) {  // perhaps a plain file whose first bytes are damaged
+    if (bytes == 0) {  // perhaps a plain file whose first bytes are damaged
       data_path.clear();
+      in_place.reset();
       index = index_records(opened, options.on_damage);
       if (index.records.size() == 1) index = nothing_but_damage(opened, damage);
       return;
     }
     inflated = true;
-    opened = std::move(data);
-    index = index_records(opened, options.on_damage);
-    if (!damage.empty()) add_lost_end(index, opened.size(), damage);
+    if (data) opened = std::move(*data);
+    const ByteSource source{bytes, [&](uint64_t at, auto out) { read_data(opened, at, out); }};
+    index = index_records(source, options.on_damage);
+    if (!damage.empty()) add_lost_end(index, bytes, damage);
   }
 
   // The inflated data and what is wrong with them, "" if nothing.
@@ -182,7 +204,16 @@ struct RecordFile::Impl {
     return out.str();
   }
 
-  // Calls `use` with the file that offsets are of.
+  // Reads where the offsets of the index are, in the file or its inflated data.
+  void read_data(const InputFile& from, uint64_t offset, std::span<std::byte> out) const {
+    if (in_place) {
+      in_place->read_at(from, offset, out);
+    } else {
+      from.read_at(offset, out);
+    }
+  }
+
+  // Calls `use` with the file that read_data reads from.
   template <class Use>
   void with_data(const Use& use) const {
     if (file) {
@@ -194,8 +225,9 @@ struct RecordFile::Impl {
 
   std::string path;
   bool inflated = false;
-  std::string data_path;          // of inflated data in the cache
-  std::optional<InputFile> file;  // none: opened for each read
+  std::string data_path;                   // of inflated data in the cache
+  std::unique_ptr<InflatedData> in_place;  // instead of a copy
+  std::optional<InputFile> file;           // none: opened for each read
   RecordIndex index;
 };
 
@@ -237,7 +269,7 @@ void RecordFile::read(size_t record, std::vector<std::byte>& out) const {
   out.resize(kFrameHeader + length + kFrameFooter);
   impl_->with_data([&](const InputFile& file) {
     try {
-      file.read_at(offset, out);
+      impl_->read_data(file, offset, out);
     } catch (const Error& error) {
       fail({error.what(), {}});
     }
@@ -258,14 +290,18 @@ void RecordFile::read_raw(size_t record, size_t most, std::vector<std::byte>& ou
   const bool damaged = impl_->index.fault(record) != nullptr;
   out.resize(std::min<uint64_t>(most, damaged ? length : kFrameHeader + length + kFrameFooter));
   impl_->with_data([&](const InputFile& file) {
-    const uint64_t left = file.size() - std::min(offset, file.size());
-    out.resize(std::min<uint64_t>(out.size(), left));
-    file.read_at(offset, out);
+    const uint64_t size = impl_->in_place ? impl_->in_place->size() : file.size();
+    out.resize(std::min<uint64_t>(out.size(), size - std::min(offset, size)));
+    impl_->read_data(file, offset, out);
   });
 }
 
+bool RecordFile::inflates() const {
+  return impl_->in_place != nullptr;
+}
+
 void RecordFile::will_need(size_t first, size_t count) const {
-  if (count == 0 || !impl_->file) return;
+  if (count == 0 || !impl_->file || inflates()) return;
   const RecordLocation last = location(first + count - 1);
   const uint64_t begin = location(first).offset;
   const uint64_t end = last.offset + last.length + kFrameHeader + kFrameFooter;

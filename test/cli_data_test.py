@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What a user may rely on where data are damaged, shared or slow. Usage: cli_data_test.py FOLDER_OF_PROGRAMS [unittest arguments]."""
 import csv
+import gzip
 import os
 import pathlib
 import re
@@ -241,6 +242,26 @@ class Sharing(DataCase):
         self.assertEqual(self.train(other, "--steps", 9).returncode, 0)
         self.assertNotEqual((whole / "last.safetensors").read_bytes(), (other / "last.safetensors").read_bytes())
 
+    def test_block_shuffling_reads_compressed_files_in_place(self):
+        folder, nowhere = self.new_folder(), {**os.environ, "TMPDIR": "/nonexistent"}
+        for shard in self.folder.glob("*-of-*.tfrecord"):
+            (folder / shard.name).write_bytes(gzip.compress(shard.read_bytes()))
+            os.utime(folder / shard.name, (time.time() - 3600,) * 2)
+        compressed, val = f"{folder}/train-*-of-00002.tfrecord", f"{folder}/val-*"
+        args = ("--shuffle", "block", "--shuffle-block", 3, "--shuffle-window", 12)
+        plain, whole, broken = self.out(), self.out(), self.out()
+        self.assertEqual(self.train(plain, "--steps", 9, "--val-data", self.val_data, *args).returncode, 0)
+        done = self.train(whole, "--steps", 9, "--val-data", val, *args, data=compressed, env=nowhere)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.interrupt(broken, 4, "--train-data", compressed, "--val-data", val, "--steps", 9, "--log-every", 1, *args)
+        self.assertEqual(run("train", "--resume", "--out", broken, env=nowhere).returncode, 0)
+        for out in (whole, broken):
+            self.assertEqual((plain / "last.safetensors").read_bytes(), (out / "last.safetensors").read_bytes())
+        rows = [[r for r in self.rows(out) if r["split"] == "val"][-1] for out in (plain, whole)]
+        self.assertEqual(rows[0]["top1"], rows[1]["top1"])
+        self.assertEqual(len(list(folder.glob(".*.mbconv-index"))), 3)
+        self.fails(self.train(self.out(), "--steps", 1, data=compressed, env=nowhere), 1, "/nonexistent", "TMPDIR")
+
     def test_a_bound_in_bytes_changes_no_result(self):
         weights = []
         for bound in ("1", "0", "1M"):
@@ -280,6 +301,7 @@ class Cache(DataCase):
         self.fails(self.train(self.out(), "--steps", 1, "--cache-dir", blocked, data=f"{folder}/*"), 1, "cache folder", blocked)
         done = run("records", "inspect", "--data", f"{folder}/*", preexec_fn=limit_file_size(10))
         self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stderr, "warning: the next run indexes the files again: cannot write .*mbconv-index: .*--cache-dir")
         self.assertEqual(len(list(folder.iterdir())), 2)
 
     def test_data_that_change_after_they_were_indexed_are_indexed_anew(self):

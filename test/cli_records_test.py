@@ -93,6 +93,17 @@ class Inspect(DataCase):
         for path in out.iterdir():
             self.assertEqual(png_size(path), (12, 12))
 
+    def test_a_sample_that_cannot_be_decoded_is_named_and_the_others_are_written(self):
+        png = re.search(rb"\x89PNG.*?IEND....", self.a_shard.read_bytes(), re.S).group(0)
+        data = self.folder / "undecodable"
+        broken = png.replace(b"IDAT\x78", b"IDAT\x00")
+        self.assertNotEqual(broken, png)
+        data.write_bytes(b"".join(frame(example(image=i, label=1)) for i in (png, broken, png)))
+        done = run("records", "inspect", "--data", data, "--samples", 3, "--samples-out", self.folder / "decodable")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"no sample of .*record 1 at offset \d+: cannot decode the picture")
+        self.assertEqual(len(list((self.folder / "decodable").iterdir())), 2)
+
     def test_bad_records_are_counted_not_hidden(self):
         folder, _ = self.damaged_data()
         done = run("records", "inspect", "--data", f"{folder}/*")

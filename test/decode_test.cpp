@@ -187,6 +187,16 @@ TEST_CASE("decode: a Huffman table with more codes than it may have is refused")
   }
 }
 
+TEST_CASE("decode: fill bytes before a JPEG change nothing, however many") {
+  const Encoded jpeg = file("420.jpg");
+  const Image expected = decode_image(jpeg);
+  for (const size_t fill : {size_t{1}, size_t{126}, size_t{127}, size_t{132}, size_t{1000}}) {
+    Encoded filled(fill, std::byte{0xff});
+    filled.insert(filled.end(), jpeg.begin(), jpeg.end());
+    CHECK(decode_image(filled).pixels == expected.pixels);
+  }
+}
+
 TEST_CASE("decode: damaged bytes give an error or a picture of the stated size") {
   Rng rng(2, 0, 0, Purpose::synthetic);
   int errors = 0, pictures = 0;

@@ -144,13 +144,15 @@ TEST_CASE("index cache: a record that changed behind an index that still fits is
   check_names(error_of([&] { file.read(1, record); }), "record 1 at offset 23", "CRC");
 }
 
-TEST_CASE("index cache: where nothing can be written beside the data, runs go on in silence") {
+TEST_CASE("index cache: where nothing can be written beside the data, it tells and goes on") {
   const ScratchFolder folder;
   write_old(folder / "a", frames({"one"}));
   REQUIRE(mkdir((folder / ".a.mbconv-index").c_str(), 0700) == 0);  // in the way
   const IndexCache cache;
+  CHECK(cache.unkept().empty());
   CHECK(open_cached(folder / "a", cache).size() == 1);
   CHECK(open_cached(folder / "a", cache).size() == 1);
+  check_names(cache.unkept(), folder / ".a.mbconv-index", "Is a directory");
   CHECK(folder.files() == 2);
 }
 

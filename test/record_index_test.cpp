@@ -16,7 +16,7 @@ namespace {
 
 using Record = std::vector<std::byte>;
 
-constexpr OpenOptions kResynchronise{OnDamage::resynchronise, nullptr};
+const OpenOptions kResynchronise{OnDamage::resynchronise, nullptr};
 
 Record frames(const std::vector<std::string>& texts) {
   Record out;
