@@ -16,34 +16,125 @@ DwconvBackwardItem dwconv_backward;
 
 namespace {
 
+// Lines [h, h + count) of image n and one unit of channels, expanded into the ring.
+[[gnu::noinline]] void expand_lines(const DwconvExpand& expand, int n, int h, int count,
+                                    const Unit& unit, const LineRing& ring) {
+  const Shape& v = expand.v.shape;
+  const int panel = unit.c0 / kWideBlock;
+  float* base = ring.line(0);
+  int line = h, pixel = 0;
+  for (int rows = count * v.w; rows > 0; rows -= kTileRows) {
+    const int m = rows < kTileRows ? rows : kTileRows;
+    const float* x = expand.v.pixel(n, 0, line * v.w + pixel);
+    ptrdiff_t offset[kTileRows];
+    for (int r = 0; r < m;) {
+      const ptrdiff_t first = ring.line(line) - base - unit.c0;
+      for (; r < m && pixel < v.w; ++r, ++pixel) offset[r] = first + ptrdiff_t{pixel} * unit.width;
+      if (pixel == v.w) {
+        pixel = 0;
+        ++line;
+      }
+    }
+    gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, panel, {nullptr, 0},
+               StoreOutput<false>{base, offset, nullptr, nullptr, 0});
+  }
+  with_activation(expand.finish.activation, [&](auto f) {
+    for (int i = h; i < h + count; ++i) {
+      float* x = ring.line(i);
+      finish_products<decltype(f), false, false>(expand.finish, x, unit.width,
+                                                 {n, 0, unit.width, v.w, 0}, unit.c0, unit.width, x,
+                                                 nullptr);
+    }
+  });
+}
+
+// The input lines of one channel unit, brought into a ring one after the other.
+class InputLines {
+ public:
+  InputLines(const DwconvForward& args, const Unit& unit, Scratch& memory)
+      : args_(args),
+        unit_(unit),
+        in_(args.x.y.shape),
+        at_once_(args.expand ? dwconv_expand_lines(in_) : 1),
+        ring_(memory, args.ksize + at_once_ - 1, in_.w, args.ksize / 2, unit.width) {}
+
+  // Image n, of which lines from `first` on and before `last` will be asked for. Lines that other
+  // ranges read as well are written to x_out by the one they fall in: here, those in `own`.
+  struct Own {
+    int first, last;
+  };
+  void begin(int n, int first, int last, Own own) {
+    n_ = n;
+    next_ = first > 0 ? first : 0;
+    last_ = last < in_.h ? last : in_.h;
+    own_ = own;
+  }
+  // Lines before `end`; the last args.ksize of them stay.
+  void bring(int end) {
+    for (; next_ < end; next_ += at_once_) {
+      if (args_.expand) {
+        const int left = last_ - next_;
+        expand_lines(args_.expand, n_, next_, left < at_once_ ? left : at_once_, unit_, ring_);
+      } else {
+        const bool own = next_ >= own_.first && next_ < own_.last;
+        load_pixels(args_.x, own ? args_.x_out : View<float>{}, line_pixels(in_, n_, next_, unit_),
+                    unit_.c0, unit_.width, ring_.line(next_), unit_.width);
+      }
+    }
+  }
+  const float* line(int h) const { return ring_.line(h); }
+
+ private:
+  const DwconvForward& args_;
+  const Unit& unit_;
+  const Shape& in_;
+  int at_once_;
+  LineRing ring_;
+  int n_ = 0, next_ = 0, last_ = 0;
+  Own own_ = {};
+};
+
+// One line of products to y, and their sums on their way to the pool.
+inline void finish_line(const DwconvForward& args, const Unit& unit, float* products,
+                        const Pixels& line, UnitSums& pool) {
+  for_each_piece(line.count, [&](int q0, int q1) {
+    Pixels piece = line;
+    piece.offset += q0 * line.stride;
+    piece.count = q1 - q0;
+    store_finished(args.finish, products + ptrdiff_t{q0} * unit.width, unit.width, piece, unit.c0,
+                   unit.width, args.y, pool.reserve(piece.count));
+  });
+}
+
+// kStream: y is raw and stored past the caches.
 template <int K, int S, bool kStream>
 void forward_item(const DwconvForward& args, int slot, int index, float* scratch) {
-  const Shape& in = args.x.y.shape;
-  const Shape& out = args.y.shape;
-  const RowCut::Range range = args.cut.lines.item(slot, out.n, out.h);
+  const Shape &in = args.x.y.shape, &out = args.y.shape;
+  const RowCut& cut = args.cut.lines;
+  const RowCut::Range range = cut.item(slot, out.n, out.h);
   const int top = same_padding(in.h, K, S).before, left = same_padding(in.w, K, S).before;
 
   Scratch memory(scratch);
   const Unit unit(in, index);
   const float* filter = args.w.panel(index);
   UnitSums sums(memory.take(2 * unit.width), unit, args.sums, slot);
-  const LineRing ring(memory, K, in.w, K, unit.width);
-  float* staged = kStaged<kStream> ? memory.take(ptrdiff_t{out.w} * unit.width) : nullptr;
+  float* pool_sums = memory.take(unit.width);
+  InputLines input(args, unit, memory);
+  float* staged =
+      kStaged<kStream> || args.finish ? memory.take(ptrdiff_t{out.w} * unit.width) : nullptr;
 
   for (int n = range.first_image; n < range.first_image + range.images; ++n) {
     const int64_t base = int64_t{n} * out.h;
     const int first = static_cast<int>(range.begin > base ? range.begin - base : 0);
     const int last = static_cast<int>(range.end - base < out.h ? range.end - base : out.h);
-    // Lines that other ranges read as well are written to x_out by the one they fall in.
-    const int own_first = first * S, own_last = last == out.h ? in.h : last * S;
-    int next = first * S - top > 0 ? first * S - top : 0;
+    input.begin(n, first * S - top, (last - 1) * S - top + K,
+                {first * S, last == out.h ? in.h : last * S});
+    double* partial = args.pool_partial;
+    if (partial != nullptr) partial += ptrdiff_t{n * cut.parts + slot % cut.parts} * out.padded_c();
+    UnitSums pool(pool_sums, unit, 1, partial, out.padded_c());
     for (int o = first; o < last; ++o) {
       const int begin = o * S - top, end = begin + K < in.h ? begin + K : in.h;
-      for (; next < end; ++next) {
-        const bool own = next >= own_first && next < own_last;
-        load_pixels(args.x, own ? args.x_out : View<float>{}, line_pixels(in, n, next, unit),
-                    unit.c0, unit.width, ring.line(next), unit.width);
-      }
+      input.bring(end);
       const Pixels pixels = line_pixels(out, n, o, unit);
       float* y = staged != nullptr ? staged : args.y.data + pixels.offset;
       const ptrdiff_t stride = staged != nullptr ? unit.width : pixels.stride;
@@ -51,18 +142,21 @@ void forward_item(const DwconvForward& args, int slot, int index, float* scratch
         Lines lines;
         lines.channels = unit.width;
         for (int h = begin > 0 ? begin : 0; h < end; ++h) {
-          lines.add(ring.line(h) + ptrdiff_t{q0 * S - left} * unit.width,
+          lines.add(input.line(h) + ptrdiff_t{q0 * S - left} * unit.width,
                     filter + ptrdiff_t{h - begin} * K * unit.width);
         }
+        constexpr bool kStreamLine = kStream && !kStaged<kStream>;
         dwconv_line<K, S>(lines, q1 - q0,
-                          StoreLine < kStream &&
-                              !kStaged < kStream >> {y + q0 * stride, stride, args.pivot + unit.c0,
-                                                     sums.reserve(q1 - q0), unit.width});
+                          StoreLine<kStreamLine>{y + q0 * stride, stride, at(args.pivot, unit.c0),
+                                                 sums.reserve(q1 - q0), unit.width});
       });
-      if constexpr (kStaged<kStream>) {
+      if (args.finish) {
+        finish_line(args, unit, staged, pixels, pool);
+      } else if constexpr (kStaged<kStream>) {
         stream_pixels(staged, unit.width, pixels, unit.width, args.y.data);
       }
     }
+    pool.flush();
   }
   sums.flush();
 }
@@ -135,7 +229,7 @@ struct BackwardUnit {
   void load_x(int n, int h) const {
     const float* y = args.x.y.data + line_pixels(in, n, h, unit).offset;
     const float *scales = at(args.x.scale, unit.c0), *shifts = at(args.x.shift, unit.c0);
-    with_activation(scales != nullptr ? args.x.activation : Activation::linear, [&](auto f) {
+    with_activation(pending_activation(args.x), [&](auto f) {
       for_each_run(in.w, unit.width, [&](int w0, int w1, int c) {
         const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
         for (int w = w0; w < w1; ++w) {
@@ -235,7 +329,8 @@ void backward_item(const DwconvBackward& args, int slot, int index, float* scrat
 }  // namespace
 
 void dwconv_forward(const DwconvForward& args, int slot, int unit, float* scratch) {
-  with_kind(args.ksize, args.stride, streams(args.y.shape), [&](auto k, auto s, auto stream) {
+  const bool stream_raw = !args.finish && streams(args.y.shape);
+  with_kind(args.ksize, args.stride, stream_raw, [&](auto k, auto s, auto stream) {
     forward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
   });
   fence_streams();

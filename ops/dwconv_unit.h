@@ -33,7 +33,10 @@ class LineRing {
         pitch_(ptrdiff_t{pixels + 2 * border} * width),
         origin_(ptrdiff_t{border} * width),
         data_(memory.take(lines * pitch_)) {
-    clear(data_, lines * pitch_);
+    for (int i = 0; i < lines; ++i) {
+      clear(data_ + i * pitch_, origin_);
+      clear(data_ + (i + 1) * pitch_ - origin_, origin_);
+    }
   }
   // First pixel of line `line`; the border's zeros lie on both sides.
   float* line(int line) const { return data_ + (line % lines_) * pitch_ + origin_; }
@@ -71,20 +74,25 @@ struct StoreLine {
   }
 };
 
-// The fp32 sums of a unit, [2][width], on their way to a slot: emptied into it before more than
-// kMaxTileRows values would have been added.
+// The fp32 sums of a unit, [planes][width], on their way to a slot of sums in fp64,
+// [planes][channels]: emptied into it before more than kMaxTileRows values would have been added.
 class UnitSums {
  public:
+  // Of a batch norm: two planes.
   UnitSums(float* memory, const Unit& unit, const ChannelSums& to, int slot)
+      : UnitSums(memory, unit, 2, to ? to.slot(slot) : nullptr, to.channels) {}
+  // `slot` may be null: there are no sums.
+  UnitSums(float* memory, const Unit& unit, int planes, double* slot, int channels)
       : sums_(memory),
-        unit_(unit),
-        slot_(to ? to.slot(slot) + unit.c0 : nullptr),
-        channels_(to.channels) {
-    clear(sums_, 2 * unit.width);
-    if (slot_ == nullptr) return;
-    clear(slot_, unit.width);
-    clear(slot_ + channels_, unit.width);
+        slot_(slot != nullptr ? slot + unit.c0 : nullptr),
+        channels_(channels),
+        planes_(planes),
+        width_(unit.width) {
+    clear(sums_, planes * width_);
+    for (int plane = 0; slot_ != nullptr && plane < planes; ++plane)
+      clear(slot_ + plane * channels_, width_);
   }
+
   // Where to add `values` values per channel; null without sums.
   float* reserve(int values) {
     if (slot_ == nullptr) return nullptr;
@@ -94,19 +102,18 @@ class UnitSums {
   }
   void flush() {
     if (slot_ == nullptr) return;
-    for (int c = 0; c < unit_.width; ++c) {
-      slot_[c] += sums_[c];
-      slot_[channels_ + c] += sums_[unit_.width + c];
+    for (int plane = 0; plane < planes_; ++plane) {
+      for (int c = 0; c < width_; ++c) slot_[plane * channels_ + c] += sums_[plane * width_ + c];
     }
-    clear(sums_, 2 * unit_.width);
+    clear(sums_, planes_ * width_);
     pending_ = 0;
   }
 
  private:
   float* sums_;
-  Unit unit_;
   double* slot_;
-  int channels_;
+  ptrdiff_t channels_;
+  int planes_, width_;
   int pending_ = 0;
 };
 

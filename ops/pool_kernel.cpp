@@ -15,7 +15,7 @@ template <class F, bool kSlopes>
 inline void sum_rows(const Pool& args, int n, int p0, int p1, int c, double* out, int channels) {
   const Shape& shape = args.x.y.shape;
   const float* y = args.x.y.data + n * shape.image_stride() + channel_offset(shape, c);
-  const V scale = load(args.x.scale + c), shift = load(args.x.shift + c);
+  const V scale = load_or(args.x.scale, c, 1.0f), shift = load_or(args.x.shift, c, 0.0f);
   V mean(0.0f), invstd(0.0f);
   if (kSlopes) {
     mean = load(args.bn_mean + c);
@@ -71,7 +71,7 @@ inline void pool_unit(const Pool& args, int slot, int unit) {
 }  // namespace
 
 void pool(const Pool& args, int slot, int unit, float*) {
-  with_activation(args.x.activation, [&](auto f) {
+  with_activation(pending_activation(args.x), [&](auto f) {
     if (args.slopes != nullptr) {
       pool_unit<decltype(f), true>(args, slot, unit);
     } else {

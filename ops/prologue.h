@@ -22,6 +22,11 @@ inline void copy_row(const float* from, int width, float* to) {
   for (int c = 0; c < width; c += kWidth) store(to + c, load(from + c));
 }
 
+// The f that is still to be applied.
+inline Activation pending_activation(const Deferred& x) {
+  return x.scale != nullptr ? x.activation : Activation::linear;
+}
+
 // out[pixel][ld] = f(scale * y + shift) * gate + skip, channels [c0, c0 + width) of the tensor.
 template <class F, bool kSkip>
 inline void finish_pixels(const Deferred& x, const Pixels& pixels, int c0, int width, float* out,
@@ -46,7 +51,7 @@ inline void finish_pixels(const Deferred& x, const Pixels& pixels, int c0, int w
 // zero: f(0) may not be.
 inline void load_pixels(const Deferred& x, View<float> x_out, const Pixels& pixels, int c0,
                         int width, float* out, ptrdiff_t ld) {
-  with_activation(x.scale != nullptr ? x.activation : Activation::linear, [&](auto f) {
+  with_activation(pending_activation(x), [&](auto f) {
     if (x.skip) {
       finish_pixels<decltype(f), true>(x, pixels, c0, width, out, ld);
     } else {

@@ -15,32 +15,44 @@ namespace {
 // Prologue: the 27 inputs of each row's output pixel, zero outside of the picture.
 struct Im2col {
   const float* x;
-  int h, w, out_w, top, left;
+  int h, w, out_h, out_w, top, left;
 
   Im2col(const float* pictures, int height, int width, const Shape& y)
       : x(pictures),
         h(height),
         w(width),
+        out_h(y.h),
         out_w(y.w),
         top(same_padding(height, 3, 2).before),
         left(same_padding(width, 3, 2).before) {}
 
   void load_rows(const TileRows& rows, float* tile, ptrdiff_t ld) const {
+    int out_i = rows.pixel[0] / out_w, out_j = rows.pixel[0] % out_w;
     for (int r = 0; r < rows.count; ++r) {
       const float* picture = x + ptrdiff_t{rows.image[r]} * h * w * 3;
-      const int i = rows.pixel[r] / out_w * 2 - top, j = rows.pixel[r] % out_w * 2 - left;
+      const int i = out_i * 2 - top, j = out_j * 2 - left;
       float* out = tile + r * ld;
+      for (int tap = 0; tap < 3; ++tap) line(picture, i + tap, j, out + tap * kLineFloats);
       clear(out + kStemDepth, ld - kStemDepth);
-      for (int tap = 0; tap < 3; ++tap, out += 9) line(picture, i + tap, j, out);
+      if (++out_j < out_w) continue;
+      out_j = 0;
+      if (++out_i == out_h) out_i = 0;
     }
   }
 
  private:
+  static constexpr int kLineFloats = 9;  // three pixels
+
   void line(const float* picture, int i, int j, float* out) const {
-    clear(out, 9);
-    if (i < 0 || i >= h) return;
+    const bool inside = i >= 0 && i < h;
+    const float* in = picture + (ptrdiff_t{inside ? i : 0} * w + j) * 3;
+    if (inside && j >= 0 && j + 3 <= w) {
+      __builtin_memcpy(out, in, kLineFloats * sizeof(float));
+      return;
+    }
+    clear(out, kLineFloats);
+    if (!inside) return;
     const int first = j < 0 ? -j : 0, last = w - j < 3 ? w - j : 3;
-    const float* in = picture + (ptrdiff_t{i} * w + j) * 3;
     for (int k = 3 * first; k < 3 * last; ++k) out[k] = in[k];
   }
 };
@@ -51,10 +63,12 @@ void stem_forward(const StemForward& args, int slot, float* scratch) {
   const Shape& y = args.y.shape;
   const RowCut::Range range = args.cut.item(slot, y.n, y.pixels());
   const Im2col im2col(args.x, args.h, args.w, y);
-  forward_rows({args.filter, 0, args.filter.panels(), args.y, args.pivot, args.sums}, range.begin,
-               range.end, slot, scratch, [&](const TileRows& rows, int, int, float* tile, int ld) {
-                 im2col.load_rows(rows, tile, ld);
-               });
+  forward_rows(
+      {args.filter, 0, args.filter.panels(), args.y, args.pivot, args.sums, args.finish, {}},
+      range.begin, range.end, slot, scratch,
+      [&](const TileRows& rows, int, int, float* tile, int ld) {
+        im2col.load_rows(rows, tile, ld);
+      });
 }
 
 void stem_backward(const StemBackward& args, int slot, float* scratch) {
