@@ -18,6 +18,11 @@ Arena::Id Arena::add_bytes(std::string name, size_t bytes, int first, int last) 
   return static_cast<Id>(slots_.size()) - 1;
 }
 
+void Arena::extend(Id id, int last) {
+  Slot& slot = slots_[static_cast<size_t>(id)];
+  slot.last = std::max(slot.last, last);
+}
+
 void Arena::plan() {
   std::vector<size_t> order(slots_.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -41,12 +46,6 @@ void Arena::plan() {
                          [](const Slot* a, const Slot* b) { return a->offset < b->offset; });
     placed.insert(place, &slot);
   }
-}
-
-Arena::Id Arena::largest() const {
-  const auto largest = std::max_element(
-      slots_.begin(), slots_.end(), [](const Slot& a, const Slot& b) { return a.bytes < b.bytes; });
-  return static_cast<Id>(largest - slots_.begin());
 }
 
 size_t Arena::bytes_alive(int pass) const {

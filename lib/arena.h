@@ -21,6 +21,9 @@ class Arena {
     return add_bytes(std::move(name), count * sizeof(T), first, last);
   }
 
+  // Lets a buffer live until pass `last` at least.
+  void extend(Id id, int last);
+
   // Assigns offsets. Largest first, each at the lowest offset that no buffer alive at the same time
   // occupies; offsets are multiples of 64 bytes.
   void plan();
@@ -31,8 +34,6 @@ class Arena {
   // A table of the plan for people: name, MiB, first and last pass, offset.
   std::string describe() const;
 
-  // The largest buffer: memory that is big and, between steps, idle.
-  Id largest() const;
   size_t bytes(Id id) const { return slots_[static_cast<size_t>(id)].bytes; }
 
   void allocate() { buffer_ = Buffer(bytes_); }

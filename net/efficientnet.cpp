@@ -53,6 +53,9 @@ EfficientNet::EfficientNet(const NetworkConfig& config, int batch, Mode mode, Wo
             plan_.end(), context_.scratch);
   plan_.allocate();
   context_.profile = &plan_.profile();
+  stem_.append_folded(folded_weights_);
+  for (const auto& block : blocks_) block->append_folded(folded_weights_);
+  head_.append_folded(folded_weights_);
   if (!plan_.training()) return;
   for (const auto& block : blocks_) block->append_transposes(transposes_);
   head_.append_transposes(transposes_);
@@ -61,22 +64,18 @@ EfficientNet::EfficientNet(const NetworkConfig& config, int batch, Mode mode, Wo
   transpose_cost_ = profile().add({"transposes", "transposes", 0, 0, items, 1.0 / items});
 }
 
-void EfficientNet::forward_layers(const float* images, const DropoutKey* training) {
-  stem_.forward(context_, images, training != nullptr);
-  for (const auto& block : blocks_) block->forward(context_, training != nullptr);
-  head_.forward(context_, training);
-}
-
 void EfficientNet::infer(const float* images) {
-  stem_.use_running_statistics();
-  for (const auto& block : blocks_) block->use_running_statistics();
-  head_.use_running_statistics();
-  forward_layers(images, nullptr);
+  fold_weights();
+  stem_.infer(context_, images);
+  for (const auto& block : blocks_) block->infer(context_);
+  head_.infer(context_);
 }
 
 void EfficientNet::forward(const float* images, uint64_t seed, int64_t step) {
-  const DropoutKey dropout{seed, step};
-  forward_layers(images, &dropout);
+  folded_ = false;
+  stem_.forward(context_, images);
+  for (const auto& block : blocks_) block->forward(context_);
+  head_.forward(context_, {seed, step});
   parameters_.count_batch();
 }
 
@@ -86,6 +85,7 @@ BatchResult EfficientNet::loss(std::span<const int32_t> labels, float smoothing)
 
 BatchResult EfficientNet::backward(const float* images, std::span<const int32_t> labels,
                                    float smoothing) {
+  folded_ = false;
   BatchResult result;
   {
     const Profile::Scope scope(context_.profile, loss_cost_);
@@ -100,8 +100,15 @@ BatchResult EfficientNet::backward(const float* images, std::span<const int32_t>
 }
 
 std::span<float> EfficientNet::idle_memory() const {
-  const Arena::Id id = memory().largest();
+  const Arena::Id id = plan_.largest();
   return {memory().data<float>(id), memory().bytes(id) / sizeof(float)};
+}
+
+void EfficientNet::fold_weights() {
+  if (folded_) return;
+  context_.workers->run(static_cast<int>(folded_weights_.size()),
+                        [&](int i, int) { folded_weights_[static_cast<size_t>(i)]->fold(); });
+  folded_ = true;
 }
 
 void EfficientNet::transpose_weights() {

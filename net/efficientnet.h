@@ -28,18 +28,26 @@ class EfficientNet {
 
   const NetworkConfig& config() const { return config_; }
   int batch() const { return plan_.batch(); }
-  Parameters& parameters() { return parameters_; }
+  // Parameters to read or to change: whoever keeps the reference asks for it again before each
+  // change, so that infer() takes notice.
+  Parameters& parameters() {
+    folded_ = false;
+    return parameters_;
+  }
   const Parameters& parameters() const { return parameters_; }
   const Arena& memory() const { return plan_.arena(); }
   const ops::Context& context() const { return context_; }
-  // Memory that holds nothing between steps: its largest buffer of activations.
+  // Memory that holds nothing between steps: the largest tensor of activations.
   std::span<float> idle_memory() const;
   // What passes cost, and the times they took while it is enabled.
   Profile& profile() { return plan_.profile(); }
 
-  // Inference: the running statistics, no dropout.
+  // Inference: the running statistics, folded into the weights, and no dropout. They are folded
+  // first where forward(), backward() or the non-const parameters() was called since the last
+  // infer().
   void infer(const float* images);
-  // Training: batch statistics, running statistics updated, dropout drawn from (seed, step).
+  // Training, in Mode::training only: batch statistics, running statistics updated, dropout drawn
+  // from (seed, step).
   void forward(const float* images, uint64_t seed, int64_t step);
   // Loss of the last forward pass for the first labels.size() images.
   BatchResult loss(std::span<const int32_t> labels, float smoothing = 0.0f);
@@ -50,7 +58,7 @@ class EfficientNet {
   std::vector<float> logits(int n) const { return head_.logits(n); }
 
  private:
-  void forward_layers(const float* images, const DropoutKey* training);
+  void fold_weights();
   void transpose_weights();
 
   NetworkConfig config_;
@@ -61,6 +69,8 @@ class EfficientNet {
   Plan plan_;
   Profile::Id transpose_cost_ = 0, loss_cost_ = 0;
   std::vector<Transpose> transposes_;
+  std::vector<const FoldedWeights*> folded_weights_;
+  bool folded_ = false;  // they are those of the parameters
   ops::Context context_;
 };
 

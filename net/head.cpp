@@ -49,6 +49,7 @@ void Head::plan_forward(Plan& plan) {
   plan.add("head", y, conv_pass_, training ? plan.backward(conv_pass_) : pool_pass_, conv_.y);
   conv_cut_ = ops::conv1x1_forward_cut(x, y);
   bn_.plan(plan);
+  folded_.plan(plan, "head", parameters_->packed(w_), bn_);
   if (training) plan.add_sums("head.sums", conv_cut_.items(), y.padded_c(), conv_pass_, conv_sums_);
 
   // The small tensors after the pool live until the end: logits are asked for after a pass.
@@ -57,13 +58,13 @@ void Head::plan_forward(Plan& plan) {
   pool_cut_ = ops::pool_cut(y);
   plan.add("head.pool", ops::pool_partial_size(y, pool_cut_, training), pool_pass_, pool_pass_,
            pool_partial_);
-  plan.add("head.pooled", features, pool_pass_, end, pooled_);
   plan.add("features", Shape::nhwc(x.n, 1, 1, channels_), pool_pass_, end, features_);
   plan.add("logits", Shape::nhwc(x.n, 1, 1, classes_), pool_pass_, end, logits_);
   plan.add("loss", static_cast<size_t>(x.n), pool_pass_, end, losses_);
   plan.add("rank", static_cast<size_t>(x.n), pool_pass_, end, ranks_);
   classifier_cut_ = ops::conv1x1_forward_cut(features_.shape, logits_.shape);
   if (!training) return;
+  plan.add("head.pooled", features, pool_pass_, pool_pass_, pooled_);
   plan.add("head.slopes", 2 * features, pool_pass_, plan.backward(conv_pass_), slopes_);
   plan.add("dropout.mask", features, pool_pass_, plan.backward(pool_pass_), mask_);
 }
@@ -100,9 +101,6 @@ void Head::plan_backward(Plan& plan) {
 
 void Head::add_costs(Plan& plan) {
   const Shape &x = input_->y.shape, &y = conv_.y.shape;
-  const auto bytes = [](const Shape& shape) {
-    return static_cast<double>(shape.size() * sizeof(float));
-  };
   const double conv = static_cast<double>(x.rows()) * x.c * channels_;
   const double dense = static_cast<double>(x.n) * channels_ * classes_;
   const auto add = [&](const char* kind, double macs, double moved, const ops::RowCut& cut,
@@ -110,6 +108,7 @@ void Head::add_costs(Plan& plan) {
     return plan.profile().add({kind, kind, macs, moved, cut.items() * units,
                                ops::largest_share(cut, rows.n, rows.pixels()) / units});
   };
+  // Reading the input: its tensor, a pending skip, and writing it where it is kept.
   const double input = bytes(x) * ((input_->has_skip() ? 2 : 1) + (x_in_.shape.n > 0 ? 1 : 0));
   cost_.conv =
       add("head", conv, input + bytes(y), conv_cut_, y, ops::conv1x1_forward_column_groups(x, y));
@@ -137,9 +136,33 @@ ops::Deferred Head::saved_input() const {
   return x;
 }
 
-void Head::forward(const ops::Context& context, const DropoutKey* training) {
-  forward_conv(context, training != nullptr);
-  forward_pool(context, training);
+void Head::infer(const ops::Context& context) {
+  {
+    const Profile::Scope scope(context.profile, cost_.conv);
+    ops::Conv1x1Forward args{};
+    args.x = input_->finished();
+    args.w = folded_.w();
+    args.y = conv_.y;
+    args.cut = conv_cut_;
+    args.column_groups = ops::conv1x1_forward_column_groups(input_->y.shape, conv_.y.shape);
+    args.finish = folded_.finish(conv_.activation);
+    ops::conv1x1_forward(context, args);
+  }
+  {
+    const Profile::Scope scope(context.profile, cost_.pool);
+    ops::pool_forward(context, {conv_.finished(), pool_partial_, features_.data, nullptr, nullptr,
+                                nullptr, pool_cut_});
+  }
+  forward_classifier(context);
+}
+
+void Head::forward(const ops::Context& context, const DropoutKey& dropout) {
+  forward_conv(context);
+  forward_pool(context, dropout);
+  forward_classifier(context);
+}
+
+void Head::forward_classifier(const ops::Context& context) {
   const Profile::Scope scope(context.profile, cost_.classifier);
   ops::Conv1x1Forward args{};
   args.x.y = features_;
@@ -150,25 +173,21 @@ void Head::forward(const ops::Context& context, const DropoutKey* training) {
   ops::conv1x1_forward(context, args);
 }
 
-void Head::forward_conv(const ops::Context& context, bool training) {
+void Head::forward_conv(const ops::Context& context) {
   const Profile::Scope scope(context.profile, cost_.conv);
-  const ops::ChannelSums sums = training ? conv_sums_ : ops::ChannelSums{};
   ops::conv1x1_forward(
       context,
       {input_->deferred(), x_in_, parameters_->packed(w_), conv_.y, bn_.vectors().running_mean,
-       sums, conv_cut_, ops::conv1x1_forward_column_groups(input_->y.shape, conv_.y.shape)});
-  if (training) bn_.forward(*context.workers, conv_.y, conv_cut_, conv_sums_);
+       conv_sums_, conv_cut_, ops::conv1x1_forward_column_groups(input_->y.shape, conv_.y.shape)});
+  bn_.forward(*context.workers, conv_.y, conv_cut_, conv_sums_);
 }
 
-void Head::forward_pool(const ops::Context& context, const DropoutKey* training) {
+void Head::forward_pool(const ops::Context& context, const DropoutKey& dropout) {
   const Profile::Scope scope(context.profile, cost_.pool);
-  float* pooled = training != nullptr ? pooled_ : features_.data;
-  ops::pool_forward(
-      context, {conv_.deferred(), pool_partial_, pooled, training != nullptr ? slopes_ : nullptr,
-                bn_.vectors().mean, bn_.vectors().invstd, pool_cut_});
-  if (training == nullptr) return;
-  ops::draw_dropout_mask(*context.workers, static_cast<float>(dropout_), training->seed,
-                         training->step, features_.shape.n, channels_, mask_);
+  ops::pool_forward(context, {conv_.deferred(), pool_partial_, pooled_, slopes_, bn_.vectors().mean,
+                              bn_.vectors().invstd, pool_cut_});
+  ops::draw_dropout_mask(*context.workers, static_cast<float>(dropout_), dropout.seed, dropout.step,
+                         features_.shape.n, channels_, mask_);
   ops::apply_dropout(context, pooled_, mask_, 1.0f, static_cast<int>(features_.shape.size()),
                      features_.data);
 }

@@ -34,15 +34,15 @@ class Head {
   void plan(Plan& plan, Output& input);
   size_t scratch() const;
 
-  // Training with the dropout of a step; inference without.
-  void forward(const ops::Context& context, const DropoutKey* training);
+  void infer(const ops::Context& context);
+  void forward(const ops::Context& context, const DropoutKey& dropout);
   // Of the first labels.size() images; with `gradient`, which needs labels for the whole batch,
   // also what backward() starts from.
   BatchResult loss(const ops::Context& context, std::span<const int32_t> labels, float smoothing,
                    bool gradient);
   // The input's dz, with its sums folded, and all parameters' gradients.
   void backward(const ops::Context& context);
-  void use_running_statistics() { bn_.use_running(); }
+  void append_folded(std::vector<const FoldedWeights*>& list) const { list.push_back(&folded_); }
   void append_transposes(std::vector<Transpose>& list) const;
 
   // Logits of image n, [K], bias included.
@@ -53,8 +53,9 @@ class Head {
   void plan_backward(Plan& plan);
   void add_costs(Plan& plan);
   ops::Deferred saved_input() const;
-  void forward_conv(const ops::Context& context, bool training);
-  void forward_pool(const ops::Context& context, const DropoutKey* training);
+  void forward_conv(const ops::Context& context);
+  void forward_pool(const ops::Context& context, const DropoutKey& dropout);
+  void forward_classifier(const ops::Context& context);
   void backward_classifier(const ops::Context& context);
   void fold_pool_gradient(const ops::Context& context);
 
@@ -63,6 +64,7 @@ class Head {
   Parameters* parameters_;
   Parameters::Id w_;
   BatchNormLayer bn_;
+  FoldedWeights folded_;
   Parameters::Id classifier_w_, classifier_b_;
   Output* input_ = nullptr;
   int conv_pass_ = 0, pool_pass_ = 0;

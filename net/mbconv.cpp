@@ -51,12 +51,6 @@ void Mbconv::append_transposes(std::vector<Transpose>& list) const {
   list.push_back({parameters_->packed(project_w_), {project_wt_, c.out, c.expanded}});
 }
 
-void Mbconv::use_running_statistics() {
-  if (expand_bn_) expand_bn_->use_running();
-  depthwise_bn_->use_running();
-  project_bn_->use_running();
-}
-
 ops::Deferred Mbconv::saved_input() const {
   if (!input_->skip) return input_->deferred();
   ops::Deferred x;
@@ -68,23 +62,22 @@ View<const float> Mbconv::skip_grad() const {
   return config_.residual ? View<const float>(output_.dz) : View<const float>{};
 }
 
-void Mbconv::forward(const ops::Context& context, bool training) {
-  if (config_.expand) forward_expand(context, training);
-  forward_depthwise(context, training);
-  forward_project(context, training);
+void Mbconv::forward(const ops::Context& context) {
+  if (config_.expand) forward_expand(context);
+  forward_depthwise(context);
+  forward_project(context);
 }
 
-void Mbconv::forward_expand(const ops::Context& context, bool training) {
+void Mbconv::forward_expand(const ops::Context& context) {
   const Profile::Scope scope(context.profile, cost_.expand);
-  ops::conv1x1_forward(
-      context,
-      {input_->deferred(), x_in_, parameters_->packed(expand_w_), expanded_.y,
-       expand_bn_->vectors().running_mean, training ? expand_sums_ : ops::ChannelSums{},
-       expand_cut_, ops::conv1x1_forward_column_groups(input_->y.shape, expanded_.y.shape)});
-  if (training) expand_bn_->forward(*context.workers, expanded_.y, expand_cut_, expand_sums_);
+  ops::conv1x1_forward(context,
+                       {input_->deferred(), x_in_, parameters_->packed(expand_w_), expanded_.y,
+                        expand_bn_->vectors().running_mean, expand_sums_, expand_cut_,
+                        ops::conv1x1_forward_column_groups(input_->y.shape, expanded_.y.shape)});
+  expand_bn_->forward(*context.workers, expanded_.y, expand_cut_, expand_sums_);
 }
 
-void Mbconv::forward_depthwise(const ops::Context& context, bool training) {
+void Mbconv::forward_depthwise(const ops::Context& context) {
   const Profile::Scope scope(context.profile, cost_.depthwise);
   ops::DwconvForward args{};
   args.x = depthwise_source().deferred();
@@ -92,16 +85,15 @@ void Mbconv::forward_depthwise(const ops::Context& context, bool training) {
   args.w = parameters_->packed(depthwise_w_);
   args.y = depthwise_.y;
   args.pivot = depthwise_bn_->vectors().running_mean;
-  if (training) args.sums = depthwise_sums_;
+  args.sums = depthwise_sums_;
   args.ksize = config_.ksize;
   args.stride = config_.stride;
   args.cut = depthwise_cut_;
   ops::dwconv_forward(context, args);
-  if (!training) return;
   depthwise_bn_->forward(*context.workers, depthwise_.y, depthwise_cut_.lines, depthwise_sums_);
 }
 
-void Mbconv::forward_project(const ops::Context& context, bool training) {
+void Mbconv::forward_project(const ops::Context& context) {
   const Profile::Scope scope(context.profile, cost_.project);
   ops::ProjectForward args{};
   args.pool.x = depthwise_.deferred();
@@ -114,10 +106,9 @@ void Mbconv::forward_project(const ops::Context& context, bool training) {
   args.product.w = parameters_->packed(project_w_);
   args.product.y = output_.y;
   args.product.pivot = project_bn_->vectors().running_mean;
-  if (training) args.product.sums = project_sums_;
+  args.product.sums = project_sums_;
   args.product.cut = project_cut_.product;
   ops::project_forward(context, args);
-  if (!training) return;
   project_bn_->forward(*context.workers, output_.y, project_cut_.product, project_sums_);
 }
 

@@ -8,6 +8,7 @@
 #include "net/parameters.h"
 #include "net/plan.h"
 #include "ops/dwconv.h"
+#include "ops/inverted_residual.h"
 #include "ops/project.h"
 
 namespace mbconv::net {
@@ -26,21 +27,27 @@ class Mbconv {
   // Floats of scratch memory a worker needs.
   size_t scratch() const;
 
-  // Training or inference: in inference batch norms must hold their running statistics.
-  void forward(const ops::Context& context, bool training);
+  // After the weights are folded.
+  void infer(const ops::Context& context);
+  void forward(const ops::Context& context);
   // From output().dz, whose sums are folded: the gradients of all parameters, and input's dz with
   // its sums folded.
   void backward(const ops::Context& context);
 
-  void use_running_statistics();
+  void append_folded(std::vector<const FoldedWeights*>& list) const;
   // Appends the weights whose transposes the backward passes read.
   void append_transposes(std::vector<Transpose>& list) const;
 
  private:
   void plan_forward(Plan& plan);
+  void plan_sums(Plan& plan);
+  void plan_inference(Plan& plan);
   void plan_backward(Plan& plan);
   void plan_backward_project(Plan& plan);
+  Profile::Id add_cost(Plan& plan, const char* kind, double macs, double bytes,
+                       const ops::RowCut& cut, const Shape& shape, int rows, int units) const;
   void add_costs(Plan& plan);
+  void add_inference_costs(Plan& plan);
   // Shape of the depthwise convolution's input.
   const Shape& wide_shape() const { return depthwise_source().y.shape; }
   // What the depthwise convolution reads.
@@ -49,9 +56,13 @@ class Mbconv {
   ops::Deferred saved_input() const;
   View<const float> skip_grad() const;
   ops::SqueezeExcite squeeze_excite() const;
-  void forward_expand(const ops::Context& context, bool training);
-  void forward_depthwise(const ops::Context& context, bool training);
-  void forward_project(const ops::Context& context, bool training);
+  // Inference does the expand convolution within the depthwise pass.
+  bool expands_within() const;
+  void infer_expand(const ops::Context& context);
+  void infer_block(const ops::Context& context);
+  void forward_expand(const ops::Context& context);
+  void forward_depthwise(const ops::Context& context);
+  void forward_project(const ops::Context& context);
   void backward_project(const ops::Context& context);
   void backward_depthwise(const ops::Context& context);
   void backward_expand(const ops::Context& context);
@@ -67,6 +78,7 @@ class Mbconv {
   Parameters::Id expand_w_ = 0, depthwise_w_ = 0, project_w_ = 0;
   Parameters::Id reduce_w_ = 0, reduce_b_ = 0, gate_w_ = 0, gate_b_ = 0;
   std::unique_ptr<BatchNormLayer> expand_bn_, depthwise_bn_, project_bn_;
+  FoldedWeights expand_folded_, depthwise_folded_, project_folded_;
 
   struct {
     Profile::Id expand, depthwise, project, project_backward, depthwise_backward, expand_backward;
@@ -75,7 +87,7 @@ class Mbconv {
   int first_pass_ = 0, depthwise_pass_ = 0, project_pass_ = 0;
 
   // Saved from forward to backward.
-  View<float> x_in_;  // [N,H,W,in] the finished block input, where it is written
+  View<float> x_in_;  // [N,H,W,in] the finished block input, where training writes it
   Output expanded_;   // [N,H,W,E]
   Output depthwise_;  // [N,OH,OW,E], whose gradient goes by g_, gate_ and offset_
   float *pooled_ = nullptr, *gate_ = nullptr, *u_ = nullptr;  // [N,E], [N,E], [N,reduced]
@@ -84,6 +96,7 @@ class Mbconv {
   ops::RowCut expand_cut_;
   ops::DwconvCut depthwise_cut_, depthwise_backward_cut_;
   ops::ProjectForwardCut project_cut_;
+  ops::InvertedResidualCut inference_cut_;
   ops::Conv1x1BackwardCut project_backward_cut_, expand_backward_cut_;
   ops::ChannelSums expand_sums_, depthwise_sums_, project_sums_;
   ops::ChannelSums depthwise_grad_sums_, expand_grad_sums_, input_grad_sums_;

@@ -5,21 +5,12 @@
 #include <algorithm>
 
 namespace mbconv::net {
-namespace {
-
-// Bytes of a tensor that crosses memory once.
-double bytes(const Shape& shape) {
-  return static_cast<double>(shape.size() * sizeof(float));
-}
-double macs(const Shape& rows, int64_t macs_a_row) {
-  return static_cast<double>(rows.rows()) * static_cast<double>(macs_a_row);
-}
-
-}  // namespace
-
 size_t Mbconv::scratch() const {
-  size_t floats = std::max(ops::dwconv_scratch(wide_shape(), config_.ksize),
-                           ops::project_scratch(depthwise_.y.shape, config_.out, config_.reduced));
+  size_t floats =
+      std::max({ops::dwconv_scratch(wide_shape(), config_.ksize),
+                ops::project_scratch(depthwise_.y.shape, config_.out, config_.reduced),
+                ops::inverted_residual_scratch(wide_shape(), config_.ksize, config_.stride,
+                                               config_.out, config_.reduced)});
   if (config_.expand) {
     const Shape& x = input_->y.shape;
     floats = std::max({floats, ops::conv1x1_forward_scratch(x, expanded_.y.shape),
@@ -34,8 +25,14 @@ void Mbconv::plan(Plan& plan, Output& input) {
   depthwise_pass_ = config_.expand ? plan.next_pass() : first_pass_;
   project_pass_ = plan.next_pass();
   plan_forward(plan);
-  if (plan.training()) plan_backward(plan);
-  add_costs(plan);
+  plan_inference(plan);
+  if (plan.training()) {
+    plan_sums(plan);
+    plan_backward(plan);
+    add_costs(plan);
+  } else {
+    add_inference_costs(plan);
+  }
 }
 
 void Mbconv::plan_forward(Plan& plan) {
@@ -47,54 +44,61 @@ void Mbconv::plan_forward(Plan& plan) {
   const Shape& x = input_->y.shape;
   const int after = project_pass_ + 1;  // the next layer's first pass
 
-  // The finished input is written where later passes need it: a residual connection adds it to the
-  // output, and with a skip pending on it, it is too expensive to finish again in the backward
-  // pass.
-  const bool needed_again = training && input_->has_skip();
-  if (c.residual || needed_again) {
-    plan.add(name_ + ".x", x, first_pass_, needed_again ? plan.backward(first_pass_) : after,
-             x_in_);
-  }
   if (c.expand) {
     const Shape e = Shape::wide(x.n, x.h, x.w, c.expanded);
-    plan.add(name_ + ".expand", e, first_pass_, saved(first_pass_, depthwise_pass_), expanded_.y);
+    expanded_.y.shape = e;
+    if (training || !expands_within())
+      plan.add(name_ + ".expand", e, first_pass_, saved(first_pass_, project_pass_), expanded_.y);
     expand_cut_ = ops::conv1x1_forward_cut(x, e);
     expand_bn_->plan(plan);
-    if (training) {
-      plan.add_sums(name_ + ".expand.sums", expand_cut_.items(), e.padded_c(), first_pass_,
-                    expand_sums_);
-    }
   }
   const Shape d = ops::dwconv_output(wide_shape(), c.stride);
   plan.add(name_ + ".depthwise", d, depthwise_pass_, saved(depthwise_pass_, project_pass_),
            depthwise_.y);
   depthwise_cut_ = ops::dwconv_forward_cut(wide_shape(), c.ksize, c.stride);
+  inference_cut_ = ops::inverted_residual_cut(wide_shape(), c.ksize, c.stride, c.out,
+                                              expands_within() ? c.in : 0);
   depthwise_bn_->plan(plan);
-  if (training) {
-    plan.add_sums(name_ + ".depthwise.sums", depthwise_cut_.lines.items(), d.padded_c(),
-                  depthwise_pass_, depthwise_sums_);
-  }
   const auto per_image = [&](const char* suffix, int channels, float*& target) {
     plan.add(name_ + suffix, static_cast<size_t>(d.n) * static_cast<size_t>(channels),
-             project_pass_, saved(depthwise_pass_, project_pass_), target);
+             depthwise_pass_, saved(depthwise_pass_, project_pass_), target);
   };
   per_image(".pooled", d.padded_c(), pooled_);
   per_image(".gate", d.padded_c(), gate_);
   per_image(".reduced", c.reduced, u_);
   const Shape y = Shape::nhwc(d.n, d.h, d.w, c.out);
-  plan.add(name_ + ".project", y, project_pass_, saved(project_pass_, after), output_.y);
+  output_.memory =
+      plan.add(name_ + ".project", y, project_pass_, saved(project_pass_, after), output_.y);
   project_cut_ = ops::project_forward_cut(d, c.out);
-  plan.add(name_ + ".pool", ops::pool_partial_size(d, project_cut_.pool, false), project_pass_,
-           project_pass_, pool_partial_);
+  // Of the project pass in training, of the depthwise pass in inference.
+  size_t partial = ops::pool_partial_size(d, inference_cut_.depthwise.lines, false);
+  if (training) partial = std::max(partial, ops::pool_partial_size(d, project_cut_.pool, false));
+  plan.add(name_ + ".pool", partial, depthwise_pass_, project_pass_, pool_partial_);
   project_bn_->plan(plan);
-  if (training) {
-    plan.add_sums(name_ + ".project.sums", project_cut_.product.items(), y.padded_c(),
-                  project_pass_, project_sums_);
+}
+
+// What the forward passes of training write besides.
+void Mbconv::plan_sums(Plan& plan) {
+  // The finished input is written where later passes need it: a residual connection adds it to the
+  // output, and with a skip pending on it, it is too expensive to finish again in the backward
+  // pass.
+  const bool needed_again = input_->has_skip();
+  if (config_.residual || needed_again) {
+    plan.add(name_ + ".x", input_->y.shape, first_pass_,
+             needed_again ? plan.backward(first_pass_) : project_pass_ + 1, x_in_);
   }
-  if (c.residual) {
-    output_.skip.shape = x;
+  if (config_.residual) {
+    output_.skip.shape = input_->y.shape;
     plan.then([this] { output_.skip = x_in_; });
   }
+  if (config_.expand) {
+    plan.add_sums(name_ + ".expand.sums", expand_cut_.items(), wide_shape().padded_c(), first_pass_,
+                  expand_sums_);
+  }
+  plan.add_sums(name_ + ".depthwise.sums", depthwise_cut_.lines.items(),
+                depthwise_.y.shape.padded_c(), depthwise_pass_, depthwise_sums_);
+  plan.add_sums(name_ + ".project.sums", project_cut_.product.items(), output_.y.shape.padded_c(),
+                project_pass_, project_sums_);
 }
 
 void Mbconv::plan_backward(Plan& plan) {
@@ -163,6 +167,13 @@ void Mbconv::plan_backward_project(Plan& plan) {
   plan.add(name_ + ".project.wt", transposed, plan.first_backward(), pass, project_wt_);
 }
 
+Profile::Id Mbconv::add_cost(Plan& plan, const char* kind, double macs, double bytes,
+                             const ops::RowCut& cut, const Shape& shape, int rows,
+                             int units) const {
+  return plan.profile().add({name_ + "." + kind, kind, macs, bytes, cut.items() * units,
+                             ops::largest_share(cut, shape.n, rows) / units});
+}
+
 void Mbconv::add_costs(Plan& plan) {
   const BlockConfig& c = config_;
   const Shape &x = input_->y.shape, &wide = wide_shape(), &d = depthwise_.y.shape,
@@ -171,36 +182,31 @@ void Mbconv::add_costs(Plan& plan) {
   const int64_t taps = int64_t{c.ksize} * c.ksize * c.expanded;
   // Reading the block input: its raw tensor, the pending skip, and writing it where it is kept.
   const double input = bytes(x) * ((input_->has_skip() ? 2 : 1) + (x_in_.shape.n > 0 ? 1 : 0));
-  const auto add = [&](const char* kind, double m, double b, const ops::RowCut& cut, int n,
-                       int rows, int units) {
-    return plan.profile().add({name_ + "." + kind, kind, m, b, cut.items() * units,
-                               ops::largest_share(cut, n, rows) / units});
-  };
-  const ops::RowCut& lines = depthwise_cut_.lines;
-  const ops::RowCut& product = project_cut_.product;
+  const auto add = [&](const char* kind, double m, double b, const ops::RowCut& cut,
+                       const Shape& shape, int rows,
+                       int units) { return add_cost(plan, kind, m, b, cut, shape, rows, units); };
   if (c.expand) {
-    cost_.expand = add("expand", macs(x, expand), input + bytes(wide), expand_cut_, x.n, x.pixels(),
+    cost_.expand = add("expand", macs(x, expand), input + bytes(wide), expand_cut_, x, x.pixels(),
                        ops::conv1x1_forward_column_groups(x, wide));
   }
   cost_.depthwise = add("depthwise", macs(d, taps), (c.expand ? bytes(wide) : input) + bytes(d),
-                        lines, d.n, d.h, depthwise_cut_.units);
-  cost_.project =
-      add("project", macs(d, project), bytes(d) + bytes(y), product, d.n, d.pixels(), 1);
-  if (!plan.training()) return;
+                        depthwise_cut_.lines, d, d.h, depthwise_cut_.units);
+  const ops::RowCut& product = project_cut_.product;
+  cost_.project = add("project", macs(d, project), bytes(d) + bytes(y), product, d, d.pixels(), 1);
   const ops::RowCut& rows = project_backward_cut_.rows;
   cost_.project_backward =
-      add("project backward", 2 * macs(d, project), 2 * bytes(d) + 2 * bytes(y), rows, d.n,
+      add("project backward", 2 * macs(d, project), 2 * bytes(d) + 2 * bytes(y), rows, d,
           d.pixels(), project_backward_cut_.channel_groups);
   const double skip = c.residual ? bytes(x) : 0;
   const double input_grad = 2 * bytes(x) + skip;  // dz written, y and the skip's gradient read
   cost_.depthwise_backward =
       add("depthwise backward", 2 * macs(d, taps),
           2 * bytes(d) + (c.expand ? 2 * bytes(wide) : bytes(x) + input_grad),
-          depthwise_backward_cut_.lines, wide.n, wide.h, depthwise_backward_cut_.units);
+          depthwise_backward_cut_.lines, wide, wide.h, depthwise_backward_cut_.units);
   if (!c.expand) return;
   cost_.expand_backward =
       add("expand backward", 2 * macs(x, expand), 2 * bytes(wide) + bytes(x) + input_grad,
-          expand_backward_cut_.rows, x.n, x.pixels(), expand_backward_cut_.channel_groups);
+          expand_backward_cut_.rows, x, x.pixels(), expand_backward_cut_.channel_groups);
 }
 
 }  // namespace mbconv::net

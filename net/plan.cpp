@@ -53,6 +53,24 @@ void BatchNormLayer::backward(const ops::ChannelSums& sums, int64_t rows) {
   ops::batch_norm_backward(bn_, sums, rows);
 }
 
+void FoldedWeights::plan(Plan& plan, const std::string& name, ops::Packed<const float> w,
+                         BatchNormLayer& bn) {
+  w_ = w;
+  folded_.k = w.k;
+  folded_.n = w.n;
+  batch_norm_ = &bn;
+  plan.add(name + ".folded", w.size(), 0, plan.first_backward() - 1, folded_.data);
+}
+
+void FoldedWeights::fold() const {
+  batch_norm_->use_running();
+  ops::scale_columns(w_, batch_norm_->vectors().scale, folded_);
+}
+
+ops::Finish FoldedWeights::finish(ops::Activation activation, View<const float> skip) const {
+  return {batch_norm_->vectors().shift, activation, skip};
+}
+
 ops::Deferred Output::deferred() const {
   const ops::BatchNorm& bn = batch_norm->vectors();
   ops::Deferred x;
@@ -61,6 +79,12 @@ ops::Deferred Output::deferred() const {
   x.shift = bn.shift;
   x.activation = activation;
   x.skip = skip;
+  return x;
+}
+
+ops::Deferred Output::finished() const {
+  ops::Deferred x;
+  x.y = y;
   return x;
 }
 

@@ -13,6 +13,14 @@
 
 namespace mbconv::net {
 
+// Of costs: bytes of a tensor that crosses memory once, and multiply-adds of a pass over its rows.
+inline double bytes(const Shape& shape) {
+  return static_cast<double>(shape.size() * sizeof(float));
+}
+inline double macs(const Shape& rows, int64_t macs_a_row) {
+  return static_cast<double>(rows.rows()) * static_cast<double>(macs_a_row);
+}
+
 // Collects the buffers of a network and when they are needed. Forward passes are numbered in the
 // order they run; in training the backward pass of forward pass p is backward(p), counted on from
 // there.
@@ -32,14 +40,19 @@ class Plan {
   // Registers a buffer of `count` elements needed in passes [first, last]; `target` points at it
   // once the arena is allocated, and must stay where it is until then.
   template <class T>
-  void add(std::string name, size_t count, int first, int last, T*& target) {
+  Arena::Id add(std::string name, size_t count, int first, int last, T*& target) {
     const Arena::Id id = arena_.add<T>(std::move(name), count, first, last);
     bindings_.push_back([this, id, &target] { target = arena_.data<T>(id); });
+    return id;
   }
-  void add(std::string name, const Shape& shape, int first, int last, View<float>& target) {
+  Arena::Id add(std::string name, const Shape& shape, int first, int last, View<float>& target) {
     target.shape = shape;
-    add(std::move(name), shape.size(), first, last, target.data);
+    const Arena::Id id = add(std::move(name), shape.size(), first, last, target.data);
+    if (largest_ < 0 || arena_.bytes(id) > arena_.bytes(largest_)) largest_ = id;
+    return id;
   }
+  // A buffer is needed in pass `last` as well.
+  void keep(Arena::Id id, int last) { arena_.extend(id, last); }
   // Partial sums of `slots` work items for the batch norm of a tensor, needed in one pass only.
   void add_sums(std::string name, int slots, int channels, int pass, ops::ChannelSums& target) {
     target.slots = slots;
@@ -58,6 +71,8 @@ class Plan {
     bindings_.clear();
   }
   const Arena& arena() const { return arena_; }
+  // The largest tensor of activations, the first of several.
+  Arena::Id largest() const { return largest_; }
   Profile& profile() { return profile_; }
 
  private:
@@ -65,6 +80,7 @@ class Plan {
   bool training_;
   int next_ = 0;
   Arena arena_;
+  Arena::Id largest_ = -1;
   Profile profile_;
   std::vector<std::function<void()>> bindings_;
 };
@@ -85,7 +101,7 @@ class BatchNormLayer {
   // Training: folds the sums of the pass that produced y.
   void forward(Workers& workers, View<const float> y, const ops::RowCut& cut,
                const ops::ChannelSums& sums);
-  // Inference: folds the running statistics.
+  // Inference: scale and shift of the running statistics.
   void use_running();
   // Folds the sums of the pass that produced its dz over `rows` rows.
   void backward(const ops::ChannelSums& sums, int64_t rows);
@@ -98,10 +114,31 @@ class BatchNormLayer {
   float* memory_ = nullptr;
 };
 
-// What a layer hands to the next one: its raw output with the batch norm, activation and skip that
-// are still pending, and the place where the next layer puts the gradient.
+// The weights of a convolution with the running statistics of the batch norm behind it folded in,
+//   w'[k,o] = w[k,o] scale[o],  bias[o] = shift[o],
+// for inference.
+class FoldedWeights {
+ public:
+  // Memory for the forward passes.
+  void plan(Plan& plan, const std::string& name, ops::Packed<const float> w, BatchNormLayer& bn);
+  // Computes them from the parameters.
+  void fold() const;
+  ops::Packed<const float> w() const { return folded_; }
+  // The epilogue that goes with them.
+  ops::Finish finish(ops::Activation activation, View<const float> skip = {}) const;
+
+ private:
+  ops::Packed<const float> w_;
+  ops::Packed<float> folded_;
+  BatchNormLayer* batch_norm_ = nullptr;
+};
+
+// What a layer hands to the next one. In training its raw output with the batch norm, activation
+// and skip that are still pending, and the place where the next layer puts the gradient; in
+// inference `y` is finished.
 struct Output {
-  View<float> y;  // raw output of the layer's last convolution
+  View<float> y;          // output of the layer's last convolution
+  Arena::Id memory = -1;  // of y
   BatchNormLayer* batch_norm = nullptr;
   ops::Activation activation = ops::Activation::linear;
   View<float> skip;  // input of the block that made it, if that is to be added
@@ -110,6 +147,7 @@ struct Output {
   // Known before memory is allocated.
   bool has_skip() const { return skip.shape.n > 0; }
   ops::Deferred deferred() const;
+  ops::Deferred finished() const;
   // Sends an input gradient to dz; `skip_grad` is what by-passed the layer above.
   ops::InputGrad input_grad(View<const float> skip_grad, const ops::ChannelSums& sums) const;
   ops::DeferredGrad grad() const;

@@ -16,9 +16,11 @@ Stem::Stem(const NetworkConfig& config, Parameters& parameters)
 void Stem::plan(Plan& plan) {
   const int pass = plan.next_pass(), next = pass + 1;
   const Shape y = ops::stem_output(plan.batch(), resolution_, resolution_, channels_);
-  plan.add("stem", y, pass, plan.training() ? plan.backward(pass) : next, output_.y);
+  output_.memory =
+      plan.add("stem", y, pass, plan.training() ? plan.backward(pass) : next, output_.y);
   cut_ = ops::stem_cut(y);
   bn_.plan(plan);
+  folded_.plan(plan, "stem", parameters_->packed(w_), bn_);
   const double pictures =
       static_cast<double>(plan.batch()) * resolution_ * resolution_ * 3 * sizeof(float);
   const double output = static_cast<double>(y.size() * sizeof(float));
@@ -35,12 +37,24 @@ void Stem::plan(Plan& plan) {
            plan.backward(pass), slots_);
 }
 
-void Stem::forward(const ops::Context& context, const float* images, bool training) {
+void Stem::infer(const ops::Context& context, const float* images) {
   const Profile::Scope scope(context.profile, cost_);
-  const ops::ChannelSums sums = training ? sums_ : ops::ChannelSums{};
+  ops::stem_forward(context, {images,
+                              resolution_,
+                              resolution_,
+                              folded_.w(),
+                              output_.y,
+                              nullptr,
+                              {},
+                              cut_,
+                              folded_.finish(output_.activation)});
+}
+
+void Stem::forward(const ops::Context& context, const float* images) {
+  const Profile::Scope scope(context.profile, cost_);
   ops::stem_forward(context, {images, resolution_, resolution_, parameters_->packed(w_), output_.y,
-                              bn_.vectors().running_mean, sums, cut_});
-  if (training) bn_.forward(*context.workers, output_.y, cut_, sums_);
+                              bn_.vectors().running_mean, sums_, cut_});
+  bn_.forward(*context.workers, output_.y, cut_, sums_);
 }
 
 void Stem::backward(const ops::Context& context, const float* images) {

@@ -18,16 +18,18 @@ class Stem {
   Output& output() { return output_; }
   size_t scratch() const { return ops::stem_scratch(output_.y.shape); }
 
-  void forward(const ops::Context& context, const float* images, bool training);
+  void infer(const ops::Context& context, const float* images);
+  void forward(const ops::Context& context, const float* images);
   // From output().dz, whose sums are folded.
   void backward(const ops::Context& context, const float* images);
-  void use_running_statistics() { bn_.use_running(); }
+  void append_folded(std::vector<const FoldedWeights*>& list) const { list.push_back(&folded_); }
 
  private:
   int resolution_, channels_;
   Parameters* parameters_;
   Parameters::Id w_;
   BatchNormLayer bn_;
+  FoldedWeights folded_;
   Output output_;
   ops::RowCut cut_;
   Profile::Id cost_ = 0, backward_cost_ = 0;

@@ -13,6 +13,11 @@ inline constexpr Activation kActivations[] = {Activation::linear,     Activation
                                               Activation::relu,       Activation::relu6,
                                               Activation::leaky_relu, Activation::sigmoid};
 
+// Whether f(0) = 0, so that padding lanes stay zero.
+constexpr bool keeps_zero(Activation activation) {
+  return activation != Activation::sigmoid;
+}
+
 std::string_view name(Activation activation);
 
 // Throws Error with the list of names if there is no such activation.

@@ -88,10 +88,10 @@ int conv1x1_forward_column_groups(const Shape& x, const Shape& y) {
 size_t conv1x1_forward_scratch(const Shape& x, const Shape& y) {
   const int depth = std::min(round_up(x.c, kLane), kTileDepth);
   const int partial = x.c > depth ? kTileRows * y.padded_c() : 0;
-  return static_cast<size_t>(kTileRows * depth + 2 * y.padded_c() + partial);
+  return static_cast<size_t>(kTileRows * (depth + kWideBlock) + 2 * y.padded_c() + partial);
 }
 
-void conv1x1_forward(const Context& context, const Conv1x1Forward& args) {
+void check_conv1x1_forward(const Conv1x1Forward& args) {
   const Shape& x = args.x.y.shape;
   const Shape& y = args.y.shape;
   require_channels("w's input side", args.w.k, x.c);
@@ -100,9 +100,16 @@ void conv1x1_forward(const Context& context, const Conv1x1Forward& args) {
   if (args.x_out) require_same("x_out", args.x_out.shape, x);
   if (args.x.skip) require_same("skip", args.x.skip.shape, x);
   require_sums("sums", args.sums, args.cut.items(), y);
+  require(!args.finish || !args.sums, "conv1x1: sums are of a raw y, not of a finished one");
+  if (args.finish.skip) require_same("finish.skip", args.finish.skip.shape, y);
   const int groups = args.column_groups;
   require(groups >= 1 && groups <= args.w.panels(), "conv1x1: ", groups,
           " column groups, expected 1 to ", args.w.panels());
+}
+
+void conv1x1_forward(const Context& context, const Conv1x1Forward& args) {
+  check_conv1x1_forward(args);
+  const int groups = args.column_groups;
   const auto item = pick(conv1x1_forward_variants(), context.isa).function;
   context.workers->run(args.cut.items() * groups, [&](int i, int worker) {
     item(args, i / groups, i % groups, context.worker_scratch(worker));

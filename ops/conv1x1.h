@@ -17,11 +17,12 @@ struct Conv1x1Forward {
   Deferred x;             // [N,H,W,Cin]
   View<float> x_out;      // [N,H,W,Cin] out: the finished x, if later passes want it; or empty
   Packed<const float> w;  // [Cin,Cout]
-  View<float> y;          // [N,H,W,Cout] out, raw
+  View<float> y;          // [N,H,W,Cout] out, raw or as `finish` says
   const float* pivot;     // [Cout] what is subtracted before summing
   ChannelSums sums;       // out: of y - pivot and its square, a slot for each item; or empty
   RowCut cut;
   int column_groups = 1;  // of w's column panels
+  Finish finish = {};     // instead of sums
 };
 
 RowCut conv1x1_forward_cut(const Shape& x, const Shape& y);
@@ -32,6 +33,8 @@ size_t conv1x1_forward_scratch(const Shape& x, const Shape& y);
 // Overwrites y, x_out and sums. Parallel over row ranges and column groups. Throws Error if shapes
 // do not fit together.
 void conv1x1_forward(const Context& context, const Conv1x1Forward& args);
+// Its checks, for passes that run its items themselves.
+void check_conv1x1_forward(const Conv1x1Forward& args);
 
 // Both gradients in one sweep over dy:
 //   dx[r,i] = sum over o of dy[r,o] w[i,o],   dw[i,o] += sum over r of x[r,i] dy[r,o].

@@ -21,8 +21,8 @@ void conv1x1_forward(const Conv1x1Forward& args, int slot, int group, float* scr
                 next_block(shape, rows, k0 + k, 0, shape.blocks()), tile + k, ld);
     }
   };
-  forward_rows({args.w, first, last, args.y, args.pivot, args.sums}, range.begin, range.end, slot,
-               scratch, load);
+  forward_rows({args.w, first, last, args.y, args.pivot, args.sums, args.finish, args.x.y},
+               range.begin, range.end, slot, scratch, load);
 }
 
 void conv1x1_backward(const Conv1x1Backward& args, int slot, int group, float* scratch) {

@@ -18,8 +18,22 @@ struct Deferred {
   View<const float> skip = {};                 // [N,H,W,C], layout of y; empty: 0
 };
 
-// Its twin for gradients: what flows into a batch norm from above, and what is still to be done to
-// turn it into the gradient of the raw convolution output y that the batch norm read:
+// What a convolution's epilogue does to its products before it stores them, where batch norm is
+// folded into the weights and the bias:
+//   y[n,h,w,c] = f(product[n,h,w,c] + bias[c]) + skip[n,h,w,c]
+// Such a y is finished: it is read as a Deferred without scale and shift. Where there is no Finish
+// (false), y is the raw product.
+struct Finish {
+  const float* bias = nullptr;                 // [C], zero in padding lanes
+  Activation activation = Activation::linear;  // f
+  View<const float> skip = {};                 // [N,H,W,C], layout of y; empty: 0
+  bool cached = false;                         // y is read again soon: it is stored into the caches
+
+  MBCONV_INLINE explicit operator bool() const { return bias != nullptr; }
+};
+
+// The twin of Deferred for gradients: what flows into a batch norm from above, and what is still to
+// be done to turn it into the gradient of the raw convolution output y that the batch norm read:
 //   dz = (g[n,h,w,c] * gate[n,c] + offset[n,c]) * f'(scale[c] * y + shift[c])
 //   dy = a[c] * dz - b[c] - d[c] * (y - mean[c])
 // (batch-norm backward, Ioffe & Szegedy 2015 section 3, with the two sums already in b and d).

@@ -36,14 +36,15 @@ constexpr Variant<DwconvBackwardItem> kBackward[] = {
 
 // Cost of bringing one input value in, in multiply-adds: the activation's exponential.
 constexpr int kLoadMacs = 10;
-// Fewer lines than this would mostly recompute their neighbours' borders.
-constexpr int kMinLines = 8;
+// Fewer lines than this would mostly recompute their neighbours' borders, which costs more where
+// they are expanded.
+constexpr int kMinLines = 8, kMinExpandedLines = 28;
 
-DwconvCut cut_lines(int n, int lines, int channels, int64_t macs) {
+DwconvCut cut_lines(int n, int lines, int channels, int64_t macs, int min_lines) {
   DwconvCut cut;
   cut.units = ceil_div(channels, kWideBlock);
   const int64_t items = std::max<int64_t>(1, wanted_items(macs) / cut.units);
-  cut.lines = cut_rows(n, lines, items, kMinLines);
+  cut.lines = cut_rows(n, lines, items, min_lines);
   return cut;
 }
 
@@ -63,6 +64,16 @@ void check_sums(const ChannelSums& sums, const DwconvCut& cut, const Shape& of) 
           cut.lines.items(), "][2][", of.padded_c(), "]");
 }
 
+void check_expand(const DwconvForward& args) {
+  const DwconvExpand& expand = args.expand;
+  const Shape &x = args.x.y.shape, &v = expand.v.shape;
+  require(v == Shape::nhwc(x.n, x.h, x.w, v.c) && expand.w.k == v.c && expand.w.n == x.c,
+          "dwconv: [", v.n, ",", v.h, ",", v.w, ",", v.c, "] and [", expand.w.k, ",", expand.w.n,
+          "] do not expand to [", x.n, ",", x.h, ",", x.w, ",", x.c, "]");
+  require(expand.finish && !expand.finish.skip && !args.x_out,
+          "dwconv: an expanded x is finished without a skip and not stored");
+}
+
 }  // namespace
 
 std::span<const Variant<DwconvForwardItem>> dwconv_forward_variants() {
@@ -79,32 +90,59 @@ Shape dwconv_output(const Shape& x, int stride) {
   return y;
 }
 
-DwconvCut dwconv_forward_cut(const Shape& x, int ksize, int stride) {
+DwconvCut dwconv_forward_cut(const Shape& x, int ksize, int stride, int expand_cin) {
   const Shape y = dwconv_output(x, stride);
-  const int64_t macs = y.rows() * x.c * ksize * ksize + x.rows() * x.c * kLoadMacs;
-  return cut_lines(x.n, y.h, x.padded_c(), macs);
+  const int64_t macs =
+      y.rows() * x.c * ksize * ksize + x.rows() * x.c * (kLoadMacs + int64_t{expand_cin});
+  return cut_lines(x.n, y.h, x.padded_c(), macs, expand_cin > 0 ? kMinExpandedLines : kMinLines);
 }
 
 DwconvCut dwconv_backward_cut(const Shape& x, int ksize, int stride) {
   const Shape y = dwconv_output(x, stride);
   const int64_t macs = 2 * y.rows() * x.c * ksize * ksize + (x.rows() + y.rows()) * x.c * kLoadMacs;
-  return cut_lines(x.n, x.h, x.padded_c(), macs);
+  return cut_lines(x.n, x.h, x.padded_c(), macs, kMinLines);
 }
 
 size_t dwconv_scratch(const Shape& x, int ksize) {
   // Ring, the line and its derivative and gradient, two filters, sums.
   const int line = (x.w + 2 * ksize) * kWideBlock;
-  return static_cast<size_t>(line * (ksize + 3) + 2 * ksize * ksize * kWideBlock + 2 * kWideBlock);
+  const int lines = ksize + std::max(3, dwconv_expand_lines(x));
+  return static_cast<size_t>(line * lines + 2 * ksize * ksize * kWideBlock + 3 * kWideBlock);
+}
+
+void check_dwconv_forward(const DwconvForward& args) {
+  check(args.x.y.shape, args.y.shape, args.w, args.ksize, args.stride);
+  check_sums(args.sums, args.cut, args.y.shape);
+  if (args.expand) check_expand(args);
+  require(!args.finish || !args.sums, "dwconv: sums are of a raw y, not of a finished one");
+  require(!args.finish.skip || args.finish.skip.shape == args.y.shape,
+          "dwconv: finish.skip must have the layout of y");
+  require(args.finish || args.pooled == nullptr, "dwconv: only a finished y is pooled");
+}
+
+Pool dwconv_pool(const DwconvForward& args) {
+  Pool pool{};
+  pool.x.y = args.y;
+  pool.partial = args.pool_partial;
+  pool.mean = args.pooled;
+  pool.cut = args.cut.lines;
+  return pool;
 }
 
 void dwconv_forward(const Context& context, const DwconvForward& args) {
-  check(args.x.y.shape, args.y.shape, args.w, args.ksize, args.stride);
-  check_sums(args.sums, args.cut, args.y.shape);
+  check_dwconv_forward(args);
+  const Pool pool = dwconv_pool(args);
   const auto item = pick(dwconv_forward_variants(), context.isa).function;
   const int units = args.cut.units;
-  context.workers->run(args.cut.lines.items() * units, [&](int i, int worker) {
-    item(args, i / units, i % units, context.worker_scratch(worker));
-  });
+  context.workers->run_staged(
+      pool.cut.groups, pool.cut.parts * units,
+      [&](int group, int i, int worker) {
+        item(args, group * pool.cut.parts + i / units, i % units, context.worker_scratch(worker));
+      },
+      [&](int group, int) {
+        if (pool.mean != nullptr) pool_join(pool, group);
+      },
+      0, [](int, int, int) {});
 }
 
 void dwconv_backward(const Context& context, const DwconvBackward& args) {

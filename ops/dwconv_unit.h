@@ -57,23 +57,28 @@ inline T* filter_tap(Packed<T> w, int tap, int c0) {
   return w.panel(panel) + ptrdiff_t{tap} * w.width(panel) + c0 % kWideBlock;
 }
 
-// Lines of one image in scratch memory, [pixels][kLane] each, the last K of them, between K pixels
-// of zeros.
-template <int K>
+// Lines of one image in scratch memory, [pixels][kLane] each, the last `lines` of them, between
+// `border` pixels of zeros.
 class LineRing {
  public:
   LineRing() = default;
-  LineRing(Scratch& memory, int pixels)
-      : pitch_(ptrdiff_t{pixels + 2 * K} * kLane), data_(memory.take(K * pitch_)) {
-    clear(data_, K * pitch_);
+  LineRing(Scratch& memory, int lines, int pixels, int border)
+      : lines_(lines),
+        pitch_(ptrdiff_t{pixels + 2 * border} * kLane),
+        first_(memory.take(lines * pitch_) + ptrdiff_t{border} * kLane) {
+    for (int i = 0; i < lines; ++i) {
+      clear(line(i) - border * kLane, border * kLane);
+      clear(line(i) + pixels * kLane, border * kLane);
+    }
   }
   // First pixel of line `line`, and how far it lies from that of line 0.
-  float* line(int line) const { return data_ + K * kLane + offset(line); }
-  ptrdiff_t offset(int line) const { return (line % K) * pitch_; }
+  float* line(int line) const { return first_ + offset(line); }
+  ptrdiff_t offset(int line) const { return line % lines_ * pitch_; }
 
  private:
+  int lines_ = 1;
   ptrdiff_t pitch_ = 0;
-  float* data_ = nullptr;
+  float* first_ = nullptr;
 };
 
 // Stores outputs of a line and accumulates batch-norm sums (as StoreOutput does).
@@ -143,19 +148,19 @@ struct StoreInputGrad {
   }
 };
 
-// The fp32 sums of a column, [2][kLane], on their way to a slot: emptied into it before more than
-// kMaxTileRows values would have been added.
+// The fp32 sums of a column, [planes][kLane], on their way to a slot of sums in fp64,
+// [planes][channels]: emptied into it before more than kMaxTileRows values would have been added.
 class ColumnSums {
  public:
   ColumnSums() = default;
-  ColumnSums(Scratch& memory, const ChannelSums& to, int slot, int c0)
-      : sums_(to ? memory.take(2 * kLane) : nullptr),
-        slot_(to ? to.slot(slot) + c0 : nullptr),
-        channels_(to.channels) {
-    if (sums_ == nullptr) return;
-    clear(sums_, 2 * kLane);
-    clear(slot_, kLane);
-    clear(slot_ + channels_, kLane);
+  // Of a batch norm: two planes.
+  ColumnSums(Scratch& memory, const ChannelSums& to, int slot, int c0) {
+    if (to) *this = {memory.take(2 * kLane), 2, to.slot(slot) + c0, to.channels};
+  }
+  ColumnSums(float* memory, int planes, double* slot, int channels)
+      : sums_(memory), slot_(slot), planes_(planes), channels_(channels) {
+    clear(sums_, planes * kLane);
+    for (int plane = 0; plane < planes; ++plane) clear(slot_ + plane * channels, kLane);
   }
   // Where to add `values` values per channel; null without sums.
   float* reserve(int values) {
@@ -165,19 +170,18 @@ class ColumnSums {
     return sums_;
   }
   void flush() {
-    if (sums_ == nullptr) return;
-    for (int c = 0; c < kLane; ++c) {
-      slot_[c] += sums_[c];
-      slot_[channels_ + c] += sums_[kLane + c];
+    for (int plane = 0; plane < planes_; ++plane) {
+      for (int c = 0; c < kLane; ++c) slot_[plane * channels_ + c] += sums_[plane * kLane + c];
     }
-    clear(sums_, 2 * kLane);
+    clear(sums_, planes_ * kLane);
     pending_ = 0;
   }
 
  private:
   float* sums_ = nullptr;
   double* slot_ = nullptr;
-  int channels_ = 0;
+  int planes_ = 0;
+  ptrdiff_t channels_ = 0;
   int pending_ = 0;
 };
 

@@ -124,6 +124,64 @@ struct StoreOutput {
   }
 };
 
+// Pixels of a Finish: y = f(product + bias) + skip. Products are [pixel][ld] and lost; channels
+// [c0, c0 + width) of the tensor. The values are also added to sums[width], if not null.
+template <class F, bool kSkip, bool kStream>
+inline void finish_products(const Finish& finish, float* products, ptrdiff_t ld,
+                            const Pixels pixels, int c0, int width, float* y, float* sums) {
+  const float* skip = at(finish.skip.data, pixels.offset);
+  float* out = y + pixels.offset;
+  for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
+    const V bias = load(finish.bias + c0 + c);
+    V sum = load_or(sums, c, 0.0f);
+    for (int p = p0; p < p1; ++p) {
+      float* product = products + p * ld + c;
+      const ptrdiff_t to = p * pixels.stride + c;
+      V value = F::value(load(product) + bias);
+      if constexpr (kSkip) {
+        prefetch(skip + to + pixels.ahead);
+        value = value + load(skip + to);
+      }
+      if constexpr (kStaged<kStream>) {
+        store(product, value);
+      } else {
+        if constexpr (!kStream) prefetch(out + to + pixels.ahead);
+        put<kStream>(out + to, value);
+      }
+      sum = sum + value;
+    }
+    if (sums != nullptr) store(sums + c, sum);
+  });
+  if constexpr (kStaged<kStream>) stream_pixels(products, ld, pixels, width, y);
+}
+
+// The same for any Finish. Padding lanes are zero: f(0) may not be.
+inline void store_finished(const Finish& finish, float* products, ptrdiff_t ld,
+                           const Pixels& pixels, int c0, int width, View<float> y, float* sums) {
+  with_activation(finish.activation, [&](auto f) {
+    with_flag(static_cast<bool>(finish.skip), [&](auto skip) {
+      with_flag(!finish.cached && streams(y.shape), [&](auto stream) {
+        finish_products<decltype(f), decltype(skip)::value, decltype(stream)::value>(
+            finish, products, ld, pixels, c0, width, y.data, sums);
+      });
+    });
+  });
+  const int used = y.shape.c - c0;
+  if (used >= width || keeps_zero(finish.activation)) return;
+  for (int p = 0; p < pixels.count; ++p)
+    clear(y.data + pixels.offset + p * pixels.stride + used, width - used);
+}
+
+// Epilogue of a finished tensor: channels [c0, c0 + width), which lie in one block, of the rows of
+// a tile of products[rows][ld].
+inline void store_finished_rows(const Finish& finish, const TileRows& rows, float* products,
+                                ptrdiff_t ld, int c0, int width, View<float> y) {
+  for_each_image(rows, [&](int r0, int r1) {
+    store_finished(finish, products + r0 * ld, ld, tile_pixels(y.shape, rows, r0, r1, c0, kAhead),
+                   c0, width, y, nullptr);
+  });
+}
+
 // Pixels of an InputGrad: dz = (dx + skip) * f', with f' given in `slopes` if not null (F is then
 // unused), and the sums of dz and dz * xhat. dx and `slopes` are [pixel][ld], dx is lost; channels
 // [c0, c0 + width) of the tensor, of which `sums` and `sums_xhat` have the first at 0.

@@ -15,15 +15,42 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
+// Output policy of gemm_panel: another one, and meanwhile memory is asked for channels [c0, c1) of
+// rows of `x`, as many for each row of the product.
+template <class Out>
+struct AndPrefetch {
+  const Out& out;
+  View<const float> x;
+  const TileRows& rows;
+  int c0, c1;
+
+  template <int MR, int NV>
+  void store(int row, int column, const V (&acc)[MR][NV]) const {
+    out.template store<MR, NV>(row, column, acc);
+    if (column % kWideBlock != 0) return;
+    const int end = row + MR < rows.count ? row + MR : rows.count;
+    for (int c = c0; c < c1; c += kLane) {
+      const float* channel = x.data + channel_offset(x.shape, c);
+      for (int r = row; r < end; ++r) prefetch(channel + row_offset(x.shape, rows, r));
+    }
+  }
+};
+
+template <class Out>
+AndPrefetch(const Out&, View<const float>, const TileRows&, int, int) -> AndPrefetch<Out>;
+
 struct Product {
   Packed<const float> w;
   int first, last;  // column panels of w
   View<float> y;
   const float* pivot;
   ChannelSums sums;
+  Finish finish;
+  View<const float> x;  // what `load` reads, if it is to be asked for ahead of that
 };
 
-// The panels of y = x w over the rows [begin, end), with batch-norm sums into slot `slot`.
+// The panels of y = x w over the rows [begin, end), raw with batch-norm sums into slot `slot`, or
+// finished.
 // load(rows, k0, depth, tile, ld): the prologue, columns [k0, k0 + depth) of x.
 template <class Load>
 inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot, float* scratch,
@@ -35,23 +62,39 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
   float* x = memory.take(ptrdiff_t{kTileRows} * kc);
   const TileSums sums(memory, p.sums, slot, p.first * kWideBlock, p.last * kWideBlock);
   float* partial = k > kc ? memory.take(ptrdiff_t{kTileRows} * n) : nullptr;
+  float* products = p.finish ? memory.take(kTileRows * kWideBlock) : nullptr;
   const bool stream = streams(shape);
+  int64_t row = begin;
   for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
     ptrdiff_t offset[kTileRows];
     for (int r = 0; r < rows.count; ++r) offset[r] = row_offset(shape, rows, r);
+    row += rows.count;
+    const TileRows following(row, static_cast<int>(end - row < rows.count ? end - row : rows.count),
+                             shape.pixels());
     for (int k0 = 0; k0 < k; k0 += kc) {
       const int depth = k - k0 < kc ? k - k0 : kc;
+      const bool last = k0 + depth == k;
       const Tile init{k0 > 0 ? partial : nullptr, n};
       load(rows, k0, depth, x, kc);
+      // Each panel asks for its share of the next columns: of these rows, or of the next tile.
+      const int next = last ? 0 : k0 + depth;
+      const int lanes = p.x ? ceil_div(k - next < kc ? k - next : kc, kLane) : 0;
+      const auto share = [&](int i) { return next + lanes * i / (p.last - p.first) * kLane; };
       for (int panel = p.first; panel < p.last; ++panel) {
-        if (k0 + depth < k) {
-          gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init, StoreTile{partial, n});
+        const int c = panel * kWideBlock, i = panel - p.first;
+        const auto product = [&](const auto& out) {
+          gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init,
+                     AndPrefetch{out, p.x, last ? following : rows, share(i), share(i + 1)});
+        };
+        if (!last) {
+          product(StoreTile{partial, n});
+        } else if (p.finish) {
+          product(StoreTile{products - c, kWideBlock});
+          store_finished_rows(p.finish, rows, products, kWideBlock, c, p.w.width(panel), p.y);
         } else {
-          const int c = panel * kWideBlock;
           float* base = p.y.data + channel_offset(shape, c) - c;
           with_flag(stream, [&](auto flag) {
-            gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init,
-                       StoreOutput<decltype(flag)::value>{base, offset, p.pivot, sums.tile, n});
+            product(StoreOutput<decltype(flag)::value>{base, offset, p.pivot, sums.tile, n});
           });
         }
       }

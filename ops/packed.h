@@ -40,6 +40,18 @@ struct Packed {
   }
 };
 
+// out[k,n] = w[k,n] scale[n]; `scale` has padded_n() floats.
+inline void scale_columns(Packed<const float> w, const float* scale, Packed<float> out) {
+  for (int p = 0; p < w.panels(); ++p) {
+    const int width = w.width(p);
+    const float *from = w.panel(p), *s = scale + p * kWideBlock;
+    float* to = out.panel(p);
+    for (int k = 0; k < w.k; ++k, from += width, to += width) {
+      for (int c = 0; c < width; ++c) to[c] = from[c] * s[c];
+    }
+  }
+}
+
 // Writes the transpose of `w` (K x N) to `out` (N x K), padding columns included: block by block of
 // 48 x 48, which is contiguous on either side.
 inline void transpose(Packed<const float> w, Packed<float> out) {

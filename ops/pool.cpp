@@ -27,35 +27,7 @@ constexpr Variant<PoolItem> kPool[] = {
 // An activation's exponential, in multiply-adds.
 constexpr int kLoadMacs = 10;
 
-}  // namespace
-
-std::span<const Variant<PoolItem>> pool_variants() {
-  return kPool;
-}
-
-RowCut pool_cut(const Shape& x) {
-  const int units = ceil_div(x.padded_c(), kWideBlock);
-  const int64_t items = wanted_items(x.rows() * x.c * kLoadMacs);
-  return cut_rows(x.n, x.pixels(), std::max<int64_t>(1, items / units), kTileRows);
-}
-
-void pool_forward(const Context& context, const Pool& args) {
-  require(args.x.scale && args.x.shift, "pool: x must come from a batch norm");
-  const auto item = pick(pool_variants(), context.isa).function;
-  const int units = args.units();
-  context.workers->run_staged(
-      args.cut.groups, args.cut.parts * units,
-      [&](int group, int i, int worker) {
-        item(args, group * args.cut.parts + i / units, i % units, context.worker_scratch(worker));
-      },
-      [&](int group, int) {
-        const RowCut::Range range = args.cut.range(group, 0, args.x.y.shape.n, 1);
-        for (int n = 0; n < range.images; ++n) pool_join(args, range.first_image + n);
-      },
-      0, [](int, int, int) {});
-}
-
-void pool_join(const Pool& args, int n) {
+void join_image(const Pool& args, int n) {
   const Shape& shape = args.x.y.shape;
   const int channels = shape.padded_c(), planes = args.planes(), parts = args.cut.parts;
   double* sum = args.partial + ptrdiff_t{n} * parts * planes * channels;
@@ -72,6 +44,36 @@ void pool_join(const Pool& args, int n) {
   double* slopes = args.slopes + ptrdiff_t{n} * 2 * channels;
   for (int i = 0; i < 2 * channels; ++i)
     slopes[i] = i % channels < shape.c ? sum[channels + i] : 0.0;
+}
+
+}  // namespace
+
+std::span<const Variant<PoolItem>> pool_variants() {
+  return kPool;
+}
+
+RowCut pool_cut(const Shape& x) {
+  const int units = ceil_div(x.padded_c(), kWideBlock);
+  const int64_t items = wanted_items(x.rows() * x.c * kLoadMacs);
+  return cut_rows(x.n, x.pixels(), std::max<int64_t>(1, items / units), kTileRows);
+}
+
+void pool_forward(const Context& context, const Pool& args) {
+  require(args.x.scale || args.slopes == nullptr,
+          "pool: x with slopes must come from a batch norm");
+  const auto item = pick(pool_variants(), context.isa).function;
+  const int units = args.units();
+  context.workers->run_staged(
+      args.cut.groups, args.cut.parts * units,
+      [&](int group, int i, int worker) {
+        item(args, group * args.cut.parts + i / units, i % units, context.worker_scratch(worker));
+      },
+      [&](int group, int) { pool_join(args, group); }, 0, [](int, int, int) {});
+}
+
+void pool_join(const Pool& args, int group) {
+  const RowCut::Range range = args.cut.range(group, 0, args.x.y.shape.n, 1);
+  for (int n = range.first_image; n < range.first_image + range.images; ++n) join_image(args, n);
 }
 
 }  // namespace mbconv::ops

@@ -16,7 +16,7 @@ namespace mbconv::ops {
 // pixels of f'(z) and of f'(z) (y - bn_mean) bn_invstd. (There the gradient of x is the same for
 // all pixels of an image and channel, so that it can be multiplied in later.)
 struct Pool {
-  Deferred x;              // [N,H,W,C], without gate and skip
+  Deferred x;              // [N,H,W,C], without gate and skip; finished only without slopes
   double* partial;         // [N * parts][planes][C] work: sums of x, and the two of `slopes`
   float* mean;             // [N,C] out
   double* slopes;          // [N][2][C] out; or null
@@ -40,7 +40,7 @@ void pool_forward(const Context& context, const Pool& args);
 // rows, fp64 above.
 using PoolItem = void(const Pool& args, int slot, int unit, float* scratch);
 std::span<const Variant<PoolItem>> pool_variants();
-// After the items of image n: adds its parts in order.
-void pool_join(const Pool& args, int n);
+// After the items of an image group: adds the parts of each image in order.
+void pool_join(const Pool& args, int group);
 
 }  // namespace mbconv::ops

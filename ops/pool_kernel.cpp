@@ -15,10 +15,10 @@ namespace {
 template <class F, bool kSlopes>
 inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width, float* sums) {
   const float* y = args.x.y.data + pixels.offset;
-  const float *scales = args.x.scale + c0, *shifts = args.x.shift + c0;
+  const float *scales = at(args.x.scale, c0), *shifts = at(args.x.shift, c0);
   const float *means = at(args.bn_mean, c0), *invstds = at(args.bn_invstd, c0);
   for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
-    const V scale = load(scales + c), shift = load(shifts + c);
+    const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
     const V mean = load_or(means, c, 0.0f), invstd = load_or(invstds, c, 0.0f);
     float *to = sums + c, *to_slope = to + kWideBlock, *to_xhat = to_slope + kWideBlock;
     V sum = load(to), slope = load(to_slope), slope_xhat = load(to_xhat);
@@ -73,7 +73,7 @@ inline void pool_unit(const Pool& args, int slot, int unit) {
 }  // namespace
 
 void pool(const Pool& args, int slot, int unit, float*) {
-  with_activation(args.x.activation, [&](auto f) {
+  with_activation(pending_activation(args.x), [&](auto f) {
     if (args.slopes != nullptr) {
       pool_unit<decltype(f), true>(args, slot, unit);
     } else {

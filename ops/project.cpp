@@ -87,7 +87,6 @@ void project_forward(const Context& context, const ProjectForward& args) {
           "project: pool and product must be cut into the same image groups");
   require(pool.x.scale && pool.x.shift, "project: x must come from a batch norm");
   const auto pool_item = pick(pool_variants(), context.isa).function;
-  const auto se = pick(squeeze_excite_forward_variants(), context.isa).function;
   const auto product = pick(conv1x1_forward_variants(), context.isa).function;
   const int units = pool.units();
   context.workers->run_staged(
@@ -97,11 +96,9 @@ void project_forward(const Context& context, const ProjectForward& args) {
                   context.worker_scratch(worker));
       },
       [&](int group, int worker) {
+        pool_join(pool, group);
         const RowCut::Range range = cut.range(group, 0, pool.x.y.shape.n, 1);
-        for (int n = range.first_image; n < range.first_image + range.images; ++n) {
-          pool_join(pool, n);
-        }
-        se(args.se, range.first_image, range.images, context.worker_scratch(worker));
+        squeeze_excite_group(context, args.se, range.first_image, range.images, worker);
       },
       cut.parts,
       [&](int group, int part, int worker) {

@@ -22,6 +22,11 @@ inline void copy_row(const float* from, int width, float* to) {
   for (int c = 0; c < width; c += kWidth) store(to + c, load(from + c));
 }
 
+// The f that is still to be applied.
+inline Activation pending_activation(const Deferred& x) {
+  return x.scale != nullptr ? x.activation : Activation::linear;
+}
+
 // out[pixel][ld] = f(scale * y + shift) * gate + skip, channels [c0, c0 + width) of the tensor.
 template <class F, bool kGate, bool kSkip>
 inline void finish_pixels(const Deferred& x, const Pixels pixels, int c0, int width, float* out,
@@ -47,7 +52,7 @@ inline void finish_pixels(const Deferred& x, const Pixels pixels, int c0, int wi
 // zero: f(0) may not be.
 inline void load_pixels(const Deferred& x, View<float> x_out, const Pixels& pixels, int c0,
                         int width, float* out, ptrdiff_t ld) {
-  with_activation(x.scale != nullptr ? x.activation : Activation::linear, [&](auto f) {
+  with_activation(pending_activation(x), [&](auto f) {
     with_flag(x.gate != nullptr, [&](auto gate) {
       with_flag(static_cast<bool>(x.skip), [&](auto skip) {
         finish_pixels<decltype(f), gate.value, skip.value>(x, pixels, c0, width, out, ld);

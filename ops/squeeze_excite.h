@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <span>
 
+#include "lib/tensor.h"
 #include "ops/activation.h"
 #include "ops/context.h"
 #include "ops/variant.h"
@@ -40,26 +41,39 @@ struct SqueezeExciteBackward {
   float* h;            // [N,R] work
 };
 
-// Images [first, first + count): overwrites u and gate. Weights are read once for a few images, so
-// that many at a time are cheaper. `scratch`: squeeze_excite_scratch floats.
-using SqueezeExciteForward = void(const SqueezeExcite& args, int first, int count, float* scratch);
+// Images [first, first + count): overwrites rows [r0, r1) of u. Weights are read once for a few
+// images, so that many at a time are cheaper.
+using SqueezeExciteReduce = void(const SqueezeExcite& args, int first, int count, int r0, int r1);
+// After u: overwrites channels [c0, c1) of gate, multiples of kLane. `scratch`:
+// squeeze_excite_scratch floats.
+using SqueezeExciteGate = void(const SqueezeExcite& args, int first, int count, int c0, int c1,
+                               float* scratch);
 // The same images: overwrites e, du, offset and h.
 using SqueezeExciteBackwardInput = void(const SqueezeExciteBackward& args, int first, int count);
 // One channel unit of kWideBlock: dw1 += du^T m, dw2 += h^T e, db2 += sum of e; unit 0 also
 // db1 += sum of du. Images are added in order.
 using SqueezeExciteBackwardFilter = void(const SqueezeExciteBackward& args, int unit);
 
-std::span<const Variant<SqueezeExciteForward>> squeeze_excite_forward_variants();
+std::span<const Variant<SqueezeExciteReduce>> squeeze_excite_reduce_variants();
+std::span<const Variant<SqueezeExciteGate>> squeeze_excite_gate_variants();
 std::span<const Variant<SqueezeExciteBackwardInput>> squeeze_excite_backward_input_variants();
 std::span<const Variant<SqueezeExciteBackwardFilter>> squeeze_excite_backward_filter_variants();
 
 // Images that are worked on together.
 inline constexpr int kSqueezeExciteImages = 4;
 constexpr size_t squeeze_excite_scratch(int reduced) {
-  return static_cast<size_t>(kSqueezeExciteImages * reduced);
+  return static_cast<size_t>(kSqueezeExciteImages * round_up(reduced, kLane));
 }
 
-// The last of the three over all units, in parallel.
+// The first two for `images` images: overwrites u and gate. Parallel over groups of
+// kSqueezeExciteImages images, over the rows of u and then over channels.
+void squeeze_excite_forward(const Context& context, const SqueezeExcite& args, int images);
+
+// Both of images [first, first + count), for passes that go on with a group of images at once.
+void squeeze_excite_group(const Context& context, const SqueezeExcite& args, int first, int count,
+                          int worker);
+
+// The filter gradients of all units, in parallel.
 void squeeze_excite_backward_filter(const Context& context, const SqueezeExciteBackward& args);
 
 }  // namespace mbconv::ops

@@ -6,7 +6,8 @@
 
 namespace mbconv::ops::MBCONV_LEVEL {
 
-SqueezeExciteForward squeeze_excite_forward;
+SqueezeExciteReduce squeeze_excite_reduce;
+SqueezeExciteGate squeeze_excite_gate;
 SqueezeExciteBackwardInput squeeze_excite_backward_input;
 SqueezeExciteBackwardFilter squeeze_excite_backward_filter;
 
@@ -61,23 +62,46 @@ inline void dots(const float* x, ptrdiff_t ldx, const float* w, ptrdiff_t ldw, i
   for (; r < rows; ++r) dot_block<I, 1>(x, ldx, w + r * ldw, ldw, count, out + r, ld_out);
 }
 
-// y[i][c] = init[c] + scale * sum over r of s[i][r] w[r][c] for I images; without `init`, 0.
+// y[i][c] = init[c] + scale * sum over r of s[i][r] w[r][c] for I images and channels [0, C *
+// kWidth); without `init`, 0. I * C accumulators, C vectors of w: at most 12 registers.
+template <int I, int C>
+inline void sums_block(const float* s, ptrdiff_t lds, const float* w, ptrdiff_t ldw, int rows,
+                       const float* init, float scale, float* y, ptrdiff_t ldy) {
+  V acc[I][C];
+#pragma GCC unroll 4
+  for (int i = 0; i < I; ++i) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) acc[i][c] = V(0.0f);
+  }
+  for (int r = 0; r < rows; ++r) {
+    V wr[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) wr[c] = load(w + r * ldw + c * kWidth);
+#pragma GCC unroll 4
+    for (int i = 0; i < I; ++i) {
+      const V si(s[i * lds + r]);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) acc[i][c] = madd(si, wr[c], acc[i][c]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < C; ++c) {
+    const V start = load_or(init, c * kWidth, 0.0f);
+#pragma GCC unroll 4
+    for (int i = 0; i < I; ++i) store(y + i * ldy + c * kWidth, madd(V(scale), acc[i][c], start));
+  }
+}
+
+// The same for all `count` channels.
 template <int I>
 inline void sums_of_rows(const float* s, ptrdiff_t lds, const float* w, ptrdiff_t ldw, int rows,
                          int count, const float* init, float scale, float* y, ptrdiff_t ldy) {
-  for (int c = 0; c < count; c += kWidth) {
-    V acc[I];
-#pragma GCC unroll 4
-    for (int i = 0; i < I; ++i) acc[i] = V(0.0f);
-    for (int r = 0; r < rows; ++r) {
-      const V wr = load(w + r * ldw + c);
-#pragma GCC unroll 4
-      for (int i = 0; i < I; ++i) acc[i] = madd(V(s[i * lds + r]), wr, acc[i]);
-    }
-    const V start = load_or(init, c, 0.0f);
-#pragma GCC unroll 4
-    for (int i = 0; i < I; ++i) store(y + i * ldy + c, madd(V(scale), acc[i], start));
-  }
+  constexpr int C = I == 1 ? 4 : 2;
+  int c = 0;
+  for (; c + C * kWidth <= count; c += C * kWidth)
+    sums_block<I, C>(s, lds, w + c, ldw, rows, at(init, c), scale, y + c, ldy);
+  for (; c < count; c += kWidth)
+    sums_block<I, 1>(s, lds, w + c, ldw, rows, at(init, c), scale, y + c, ldy);
 }
 
 // Calls body(Count<I>(), n) for the images [first, first + count), I of them from n on at a time.
@@ -116,26 +140,41 @@ inline ValueAndSlope activate(Activation f, float u) {
 
 }  // namespace
 
-void squeeze_excite_forward(const SqueezeExcite& args, int first, int count, float* scratch) {
+void squeeze_excite_reduce(const SqueezeExcite& args, int first, int count, int r0, int r1) {
   const ptrdiff_t padded = args.padded, reduced = args.reduced;
   for_images(first, count, [&](auto images, int n) {
     constexpr int I = decltype(images)::value;
     float* u = args.u + n * reduced;
-    float* gate = args.gate + n * padded;
-    dots<I>(args.mean + n * padded, padded, args.w1, padded, args.reduced, args.padded, u, reduced);
+    dots<I>(args.mean + n * padded, padded, args.w1 + r0 * padded, padded, r1 - r0, args.padded,
+            u + r0, reduced);
     for (int i = 0; i < I; ++i) {
-      for (int r = 0; r < args.reduced; ++r) {
-        float& ur = u[i * reduced + r];
-        ur += args.b1[r];
-        scratch[i * reduced + r] = activate(args.activation, ur).value;
-      }
+      for (int r = r0; r < r1; ++r) u[i * reduced + r] += args.b1[r];
     }
-    sums_of_rows<I>(scratch, reduced, args.w2, padded, args.reduced, args.padded, args.b2, 1.0f,
-                    gate, padded);
+  });
+}
+
+void squeeze_excite_gate(const SqueezeExcite& args, int first, int count, int c0, int c1,
+                         float* scratch) {
+  const ptrdiff_t padded = args.padded, ld = round_up(args.reduced, kLane);
+  for_images(first, count, [&](auto images, int n) {
+    constexpr int I = decltype(images)::value;
+    for (int i = 0; i < I; ++i) {
+      const float* u = args.u + ptrdiff_t{n + i} * args.reduced;
+      for (int r = 0; r < ld; ++r) scratch[i * ld + r] = r < args.reduced ? u[r] : 0.0f;
+    }
+    with_activation(args.activation, [&](auto f) {
+      for (ptrdiff_t i = 0; i < I * ld; i += kWidth) {
+        V slope;  // the value that goes with it, as in the backward pass
+        store(scratch + i, decltype(f)::value(load(scratch + i), slope));
+      }
+    });
+    float* gate = args.gate + n * padded;
+    sums_of_rows<I>(scratch, ld, args.w2 + c0, padded, args.reduced, c1 - c0, args.b2 + c0, 1.0f,
+                    gate + c0, padded);
     for (int i = 0; i < I; ++i) {
       float* row = gate + i * padded;
-      for (int c = 0; c < args.padded; c += kWidth) store(row + c, sigmoid(load(row + c)));
-      clear(row + args.channels, args.padded - args.channels);
+      for (int c = c0; c < c1; c += kWidth) store(row + c, sigmoid(load(row + c)));
+      if (c1 > args.channels) clear(row + args.channels, c1 - args.channels);
     }
   });
 }

@@ -60,13 +60,15 @@ RowCut stem_cut(const Shape& y) {
 
 size_t stem_scratch(const Shape& y) {
   const int depth = round_up(kStemDepth, kLane);
-  const int forward = kTileRows * depth + 2 * y.padded_c();
+  const int forward = kTileRows * (depth + kWideBlock) + 2 * y.padded_c();
   const int backward = kTileRows * (2 * depth + kWideBlock);
   return static_cast<size_t>(std::max(forward, backward));
 }
 
 void stem_forward(const Context& context, const StemForward& args) {
   check(args.h, args.w, args.y.shape, args.filter.k, args.filter.n);
+  require(!args.finish || !args.sums, "stem: sums are of a raw y, not of a finished one");
+  require(!args.finish.skip, "stem: nothing skips it");
   const auto item = pick(stem_forward_variants(), context.isa).function;
   context.workers->run(args.cut.items(), [&](int slot, int worker) {
     item(args, slot, context.worker_scratch(worker));

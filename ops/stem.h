@@ -20,10 +20,11 @@ struct StemForward {
   const float* x;              // [N,H,W,3], dense
   int h, w;                    // H, W
   Packed<const float> filter;  // [27,Cout]
-  View<float> y;               // [N,OH,OW,Cout] out, raw, NHWC
+  View<float> y;               // [N,OH,OW,Cout] out, raw or as `finish` says, NHWC
   const float* pivot;          // [Cout] what is subtracted before summing
   ChannelSums sums;            // out: of y - pivot and its square, a slot for each item; or empty
   RowCut cut;                  // over the rows of y
+  Finish finish = {};          // instead of sums
 };
 
 // NHWC output shape for pictures of h x w.

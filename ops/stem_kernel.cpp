@@ -65,10 +65,12 @@ void stem_forward(const StemForward& args, int slot, float* scratch) {
   const Shape& y = args.y.shape;
   const RowCut::Range range = args.cut.item(slot, y.n, y.pixels());
   const Im2col im2col(args.x, args.h, args.w, y);
-  forward_rows({args.filter, 0, args.filter.panels(), args.y, args.pivot, args.sums}, range.begin,
-               range.end, slot, scratch, [&](const TileRows& rows, int, int, float* tile, int ld) {
-                 im2col.load_rows(rows, tile, ld);
-               });
+  forward_rows(
+      {args.filter, 0, args.filter.panels(), args.y, args.pivot, args.sums, args.finish, {}},
+      range.begin, range.end, slot, scratch,
+      [&](const TileRows& rows, int, int, float* tile, int ld) {
+        im2col.load_rows(rows, tile, ld);
+      });
 }
 
 void stem_backward(const StemBackward& args, int slot, float* scratch) {

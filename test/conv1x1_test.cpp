@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <optional>
 #include <string>
 
 #include "lib/error.h"
@@ -22,6 +23,8 @@ struct Case {
   Pending pending;
   bool x_out = false, sums = true;
   ops::RowCut cut = {0, 0, 0};  // as the op cuts, if no groups
+  std::optional<Folded> finish = {};
+  int column_groups = 1;
 };
 
 Shape shape(const Map& m, int channels, bool wide) {
@@ -40,13 +43,16 @@ class Forward {
     args_.y = {memory.output<float>(c.y.size()), c.y};
     args_.pivot = in.vector(c.y, -0.5f, 0.5f);
     args_.cut = c.cut.groups > 0 ? c.cut : ops::conv1x1_forward_cut(c.x, c.y);
+    args_.column_groups = c.column_groups;
     if (c.sums) args_.sums = in.sums(args_.cut.items(), c.y.padded_c());
+    if (c.finish) args_.finish = in.finish(c.y, *c.finish);
 
     x_ = finished(args_.x);
     const Dense<Tracked> w = unpack<Tracked>(args_.w);
     y_ = Dense<Tracked>({c.y.n, c.y.pixels(), c.y.c});
     ops::ref::conv1x1_forward(static_cast<int>(c.x.rows()), c.x.c, c.y.c, x_.values.data(), c.x.c,
                               w.values.data(), c.y.c, y_.values.data(), c.y.c);
+    y_ = finished(args_.finish, y_);
     sums_ =
         batch_sums(y_, args_.pivot, args_.cut.items(), slots_of_rows(args_.cut, c.y, c.y.pixels()));
   }
@@ -221,6 +227,107 @@ TEST_CASE("conv1x1: thread count") {
   }
 }
 
+namespace {
+
+// The passes of inference: finished inputs, finished outputs.
+std::vector<Case> finished_cases() {
+  const Pending finished{false}, gated{false, Activation::linear, true};
+  const Folded expand{}, project{Activation::linear, true};
+  const auto with = [](const char* name, const Map& m, int cin, int cout, bool narrow_to_wide,
+                       const Pending& pending, const Folded& finish, ops::RowCut cut = {0, 0, 0},
+                       int column_groups = 1) {
+    return Case{name,
+                shape(m, cin, !narrow_to_wide),
+                shape(m, cout, narrow_to_wide),
+                pending,
+                false,
+                false,
+                cut,
+                finish,
+                column_groups};
+  };
+  std::vector<Case> cases = {
+      with("expand", {2, 5, 7}, 24, 144, true, finished, expand, {1, 2, 2}, 2),
+      with("project with gate and skip", {3, 7, 7}, 240, 40, false, gated, project, {3, 1, 1}),
+      with("project, deep, in column groups", {1, 3, 3}, 1152, 320, false, gated, project,
+           {1, 1, 1}, 7),
+      with("14 parts of a larger map", {1, 28, 28}, 16, 96, true, finished, expand, {1, 14, 1}),
+      with("groups of 2 images, the last of 1", {5, 3, 3}, 96, 24, false, gated, {}, {2, 1, 3}),
+      {"head",
+       shape({2, 2, 2}, 112, false),
+       shape({2, 2, 2}, 1280, false),
+       finished,
+       false,
+       false,
+       {0, 0, 0},
+       expand,
+       5},
+      {"a raw output in column groups",
+       shape({1, 3, 3}, 40, false),
+       shape({1, 3, 3}, 240, true),
+       {},
+       true,
+       true,
+       {0, 0, 0},
+       {},
+       4},
+  };
+  if (!small_run()) {
+    cases.push_back(with("large", kLargeMap, 8, 48, true, finished, expand));
+    cases.push_back(with("large, with skip", kLargeMap, 48, 40, false, gated, project));
+  }
+  for (const Activation f : ops::kActivations) {
+    cases.push_back({"activation",
+                     shape({2, 3, 3}, 24, false),
+                     shape({2, 3, 3}, 23, false),
+                     finished,
+                     false,
+                     false,
+                     {0, 0, 0},
+                     Folded{f, true},
+                     1});
+  }
+  return some(cases, 3);
+}
+
+}  // namespace
+
+TEST_CASE("conv1x1: a finished output") {
+  for (const Case& c : finished_cases()) {
+    CAPTURE(c.name);
+    Forward forward(c, Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+    check_writes_only_its_output(ops::conv1x1_forward_variants(), forward);
+    check_thread_count(ops::conv1x1_forward_variants(), forward);
+  }
+  const int last = small_run() ? 5 : 65;
+  for (int c = 1; c <= last; ++c) {
+    CAPTURE(c);
+    const Map m{1, 1, 1 + c * 7 % 23};
+    Forward forward({"",
+                     shape(m, 9, false),
+                     shape(m, c, false),
+                     {false},
+                     false,
+                     false,
+                     {0, 0, 0},
+                     Folded{Activation::sigmoid, c % 2 == 0}},
+                    Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+  }
+  const Map m{2, 3, 3};
+  Forward exact({"",
+                 shape(m, 48, true),
+                 shape(m, 40, false),
+                 {false, Activation::linear, true},
+                 false,
+                 false,
+                 {0, 0, 0},
+                 Folded{Activation::relu, true}},
+                Values::integers);
+  check_exact(ops::conv1x1_forward_variants(), exact);
+}
+
 TEST_CASE("conv1x1: refuses shapes that do not fit together") {
   Forward forward({"", shape({1, 2, 2}, 16, false), shape({1, 2, 2}, 24, false), {}, true},
                   Values::reals);
@@ -237,4 +344,9 @@ TEST_CASE("conv1x1: refuses shapes that do not fit together") {
   refused([](auto& a) { a.sums.slots = 2; });
   refused([](auto& a) { a.sums.channels = 24; });
   refused([](auto& a) { a.x.skip = {a.x.y.data, Shape::nhwc(1, 2, 2, 32)}; });
+  refused([](auto& a) { a.finish.bias = a.pivot; });
+  refused([](auto& a) {
+    a.sums = {};
+    a.finish = {a.pivot, Activation::linear, a.x.y};
+  });
 }

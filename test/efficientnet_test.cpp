@@ -169,6 +169,35 @@ TEST_CASE("efficientnet: inference in a network planned for training is the same
   CHECK(inference.memory().bytes() < training.memory().bytes());
 }
 
+TEST_CASE("efficientnet: inference takes the parameters as they are now") {
+  const ModelConfig model = test::narrow_model();
+  Workers workers(2);
+  const test::Images images(model, 4), others(model, 4, 2);
+  EfficientNet training(network_config(model), 4, Mode::training, workers, host_isa());
+  EfficientNet inference(network_config(model), 4, Mode::inference, workers, host_isa());
+  training.parameters().initialise(3);
+  inference.parameters().initialise(3);
+  TrainOptions options;
+  options.lr = 0.01;
+  options.warmup_steps = 0;
+  options.total_steps = 4;
+  Trainer trainer(training, options);
+  std::vector<float> before;
+  for (int step = 0; step < 3; ++step) {
+    CAPTURE(step);
+    // Twice, of which the second does not fold again.
+    for (const test::Images* pictures : {&others, &images}) {
+      training.infer(pictures->pixels.data());
+      inference.infer(pictures->pixels.data());
+      for (int n = 0; n < 4; ++n) CHECK(training.logits(n) == inference.logits(n));
+    }
+    CHECK(inference.logits(0) != before);
+    before = inference.logits(0);
+    trainer.step(images.pixels.data(), images.labels);
+    inference.parameters().load({training.parameters().save(), {}});
+  }
+}
+
 TEST_CASE("efficientnet: dropout depends on seed and step") {
   ModelConfig model = test::narrow_model();
   model.dropout = 0.5;

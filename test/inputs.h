@@ -21,6 +21,12 @@ struct Pending {
   bool gate = false, skip = false;
 };
 
+// The epilogue of a finished output.
+struct Folded {
+  ops::Activation activation = ops::Activation::swish;
+  bool skip = false;
+};
+
 // Draws the inputs of an op into its Memory: padding lanes are zero, numbers are a pure function of
 // the seed and of the order of calls.
 class Inputs {
@@ -109,6 +115,14 @@ class Inputs {
     if (pending.gate) x.gate = gate(s);
     if (pending.skip) x.skip = tensor(s);
     return x;
+  }
+
+  ops::Finish finish(const Shape& s, const Folded& folded) {
+    ops::Finish out;
+    out.bias = vector(s, 0, 3);
+    out.activation = folded.activation;
+    if (folded.skip) out.skip = tensor(s);
+    return out;
   }
 
   struct GradParts {

@@ -97,6 +97,28 @@ inline Dense<Tracked> finished(const ops::Deferred& x) {
   return out;
 }
 
+// y of a Finish from the products of a convolution; without one, these.
+inline Dense<Tracked> finished(const ops::Finish& finish, Dense<Tracked> product) {
+  if (!finish) return product;
+  const auto channels = static_cast<size_t>(product.shape.back());
+  for (size_t i = 0; i < product.size(); ++i) {
+    product[i] = activate(finish.activation, product[i] + Tracked(finish.bias[i % channels]));
+  }
+  if (!finish.skip) return product;
+  for_each_element(finish.skip, [&](float v, size_t i, int, int) { product[i] += v; });
+  return product;
+}
+
+// Global average of a dense tensor [N,P,C], [N,C].
+inline Dense<Tracked> pooled(const Dense<Tracked>& y) {
+  const size_t channels = static_cast<size_t>(y.shape[2]);
+  const size_t image = static_cast<size_t>(y.shape[1]) * channels;
+  Dense<Tracked> mean({y.shape[0], y.shape[2]});
+  for (size_t i = 0; i < y.size(); ++i)
+    mean[i / image * channels + i % channels] += y[i] * Tracked(1.0 / y.shape[1]);
+  return mean;
+}
+
 // f'(scale y + shift) of a tensor.
 inline Dense<Tracked> slopes(View<const float> y, const float* scale, const float* shift,
                              ops::Activation f) {

@@ -59,14 +59,7 @@ class Forward {
   }
 
   size_t scratch() const { return ops::squeeze_excite_scratch(args_.reduced); }
-  void run(const ops::Context& context) {
-    const auto item = ops::pick(ops::squeeze_excite_forward_variants(), context.isa).function;
-    in_groups(images_, [&](int groups, auto first, auto count) {
-      context.workers->run(groups, [&](int g, int worker) {
-        item(args_, first(g), count(g), context.worker_scratch(worker));
-      });
-    });
-  }
+  void run(const ops::Context& context) { ops::squeeze_excite_forward(context, args_, images_); }
   void check(double c) const {
     check_close("u", unpack(args_.u, images_, args_.reduced, args_.reduced), u_, c);
     // Gates are no integers.
@@ -118,8 +111,8 @@ class Backward {
 };
 
 std::vector<Case> cases() {
-  std::vector<Case> all = {{2, 96, 4},   {3, 32, 8},   {8, 64, 7},    {3, 144, 6},
-                           {1, 240, 10}, {2, 672, 28}, {3, 1152, 48}, {2, 136, 1}};
+  std::vector<Case> all = {{2, 96, 4},   {3, 32, 8},    {8, 64, 7},    {3, 144, 6}, {1, 240, 10},
+                           {2, 672, 28}, {3, 1152, 48}, {5, 1344, 56}, {2, 136, 1}};
   return some(all, 3);
 }
 
@@ -138,14 +131,14 @@ void for_each_case(const Body& body) {
 TEST_CASE("squeeze_excite: matches reference") {
   for_each_case([](const Case& c) {
     Forward forward(c, Values::reals);
-    check_matches_reference(ops::squeeze_excite_forward_variants(), forward, kTolerance);
+    check_matches_reference(ops::squeeze_excite_reduce_variants(), forward, kTolerance);
     Backward backward(c, Values::reals);
     check_matches_reference(ops::squeeze_excite_backward_input_variants(), backward, kTolerance);
   });
   for (const Activation f : {Activation::relu, Activation::leaky_relu, Activation::sigmoid}) {
     CAPTURE(std::string(name(f)));
     Forward forward({3, 40, 10, f}, Values::reals);
-    check_matches_reference(ops::squeeze_excite_forward_variants(), forward, kTolerance);
+    check_matches_reference(ops::squeeze_excite_reduce_variants(), forward, kTolerance);
     Backward backward({3, 40, 10, f}, Values::reals);
     check_matches_reference(ops::squeeze_excite_backward_input_variants(), backward, kTolerance);
   }
@@ -157,7 +150,7 @@ TEST_CASE("squeeze_excite: tails and misalignment") {
     CAPTURE(i);
     const Case c{1 + i % 4, i, last + 1 - i};
     Forward forward(c, Values::reals);
-    check_matches_reference(ops::squeeze_excite_forward_variants(), forward, kTolerance);
+    check_matches_reference(ops::squeeze_excite_reduce_variants(), forward, kTolerance);
     Backward backward(c, Values::reals);
     check_matches_reference(ops::squeeze_excite_backward_filter_variants(), backward, kTolerance);
   }
@@ -166,7 +159,7 @@ TEST_CASE("squeeze_excite: tails and misalignment") {
 TEST_CASE("squeeze_excite: exact on small integers") {
   for (const Case& c : some(std::vector<Case>{{2, 96, 4}, {3, 40, 7}, {5, 144, 6}}, 2)) {
     Forward forward({c.images, c.channels, c.reduced, Activation::relu}, Values::integers);
-    check_exact(ops::squeeze_excite_forward_variants(), forward);
+    check_exact(ops::squeeze_excite_reduce_variants(), forward);
     Backward backward({c.images, c.channels, c.reduced, Activation::linear}, Values::integers);
     check_exact(ops::squeeze_excite_backward_filter_variants(), backward);
   }
@@ -175,7 +168,7 @@ TEST_CASE("squeeze_excite: exact on small integers") {
 TEST_CASE("squeeze_excite: writes only its output") {
   for_each_case([](const Case& c) {
     Forward forward(c, Values::reals);
-    check_writes_only_its_output(ops::squeeze_excite_forward_variants(), forward);
+    check_writes_only_its_output(ops::squeeze_excite_reduce_variants(), forward);
     Backward backward(c, Values::reals);
     check_writes_only_its_output(ops::squeeze_excite_backward_input_variants(), backward);
   });
@@ -184,7 +177,7 @@ TEST_CASE("squeeze_excite: writes only its output") {
 TEST_CASE("squeeze_excite: thread count") {
   for_each_case([](const Case& c) {
     Forward forward(c, Values::reals);
-    check_thread_count(ops::squeeze_excite_forward_variants(), forward);
+    check_thread_count(ops::squeeze_excite_reduce_variants(), forward);
     Backward backward(c, Values::reals);
     check_thread_count(ops::squeeze_excite_backward_filter_variants(), backward);
   });

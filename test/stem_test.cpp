@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <optional>
 #include <string>
 
 #include "lib/error.h"
@@ -24,6 +25,7 @@ struct Case {
   int cout;
   bool sums = true;
   ops::RowCut cut = {0, 0, 0};  // as the op cuts, if no groups
+  std::optional<Folded> finish = {};
 };
 
 size_t elements(const Map& m) {
@@ -53,11 +55,13 @@ class Forward {
     args_.pivot = in.vector(y, -0.5f, 0.5f);
     args_.cut = c.cut.groups > 0 ? c.cut : ops::stem_cut(y);
     if (c.sums) args_.sums = in.sums(args_.cut.items(), y.padded_c());
+    if (c.finish) args_.finish = in.finish(y, *c.finish);
 
     const std::vector<Tracked> x(args_.x, args_.x + elements(m));
     const Dense<Tracked> w = unpack<Tracked>(args_.filter);
     y_ = Dense<Tracked>({y.n, y.pixels(), y.c});
     ops::ref::stem_forward({m.n, m.h, m.w, c.cout}, x.data(), w.values.data(), y_.values.data());
+    y_ = finished(args_.finish, y_);
     sums_ = batch_sums(y_, args_.pivot, args_.cut.items(), slots_of_rows(args_.cut, y, y.pixels()));
   }
 
@@ -211,6 +215,22 @@ TEST_CASE("stem: gradient") {
   });
 }
 
+TEST_CASE("stem: a finished output") {
+  for (Case c : cases()) {
+    CAPTURE(c.name);
+    c.sums = false;
+    for (const Activation f : {Activation::swish, Activation::sigmoid}) {
+      c.finish = Folded{f};
+      Forward forward(c, Values::reals);
+      check_matches_reference(ops::stem_forward_variants(), forward, kTolerance);
+      check_writes_only_its_output(ops::stem_forward_variants(), forward);
+      check_thread_count(ops::stem_forward_variants(), forward);
+    }
+  }
+  Forward exact({"", {2, 7, 9}, 24, false, {0, 0, 0}, Folded{Activation::relu}}, Values::integers);
+  check_exact(ops::stem_forward_variants(), exact);
+}
+
 TEST_CASE("stem: refuses shapes that do not fit together") {
   const ops::Context context{Isa::generic, &workers(1), nullptr, 0};
   Forward forward({"", {1, 5, 5}, 24}, Values::reals);
@@ -222,6 +242,11 @@ TEST_CASE("stem: refuses shapes that do not fit together") {
   refused([](auto& a) { a.h = 7; });
   refused([](auto& a) { a.filter.k = 28; });
   refused([](auto& a) { a.filter.n = 32; });
+  refused([](auto& a) { a.finish.bias = a.pivot; });
+  refused([](auto& a) {
+    a.sums = {};
+    a.finish = {a.pivot, Activation::linear, a.y};
+  });
   Backward backward({"", {1, 5, 5}, 24}, Values::reals);
   backward.args_.w = 8;
   CHECK_THROWS_AS(ops::stem_backward(context, backward.args_), Error);

@@ -52,7 +52,8 @@ TEST_CASE("variant: every table is sorted and ends in generic") {
   check_table(ops::pool_variants());
   check_table(ops::project_backward_variants());
   check_table(ops::sgd_variants());
-  check_table(ops::squeeze_excite_forward_variants());
+  check_table(ops::squeeze_excite_reduce_variants());
+  check_table(ops::squeeze_excite_gate_variants());
   check_table(ops::squeeze_excite_backward_input_variants());
   check_table(ops::squeeze_excite_backward_filter_variants());
   check_table(ops::stem_forward_variants());

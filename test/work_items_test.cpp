@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "net/efficientnet.h"
 #include "net/head.h"
 #include "net/mbconv.h"
 #include "net/plan.h"
@@ -19,17 +20,17 @@ using namespace mbconv::net;
 
 namespace {
 
-// The training plan of a published model, as EfficientNet makes it, but without its memory: B7
+// The plan of a published model, as EfficientNet makes it, but without its memory: B7
 // would take tens of gigabytes. The passes over parameters alone (transposes, update) and the loss
 // are not in it.
 class Planned {
  public:
-  Planned(const std::string& name, int batch)
+  Planned(const std::string& name, int batch, Mode mode)
       : config_(network_config(published_model(name))),
         stem_(config_, parameters_),
         blocks_(make_blocks(config_, parameters_)),
         head_(config_, parameters_),
-        plan_(batch, 3 + 3 * static_cast<int>(config_.blocks.size()), true) {
+        plan_(batch, 3 + 3 * static_cast<int>(config_.blocks.size()), mode == Mode::training) {
     parameters_.allocate(false);
     stem_.plan(plan_);
     Output* input = &stem_.output();
@@ -103,7 +104,7 @@ void check(const std::vector<PassCost>& passes, const std::vector<Bound>& bounds
 }  // namespace
 
 TEST_CASE("work items: the passes of B0 at batch 64 feed many cores") {
-  const std::vector<PassCost> passes = Planned("b0", 64).passes();
+  const std::vector<PassCost> passes = Planned("b0", 64, Mode::training).passes();
   print("B0, 224 pixels, batch 64", passes);
   check(passes, {{"stem", 512},
                  {"stem backward", 512},
@@ -121,7 +122,7 @@ TEST_CASE("work items: the passes of B0 at batch 64 feed many cores") {
 }
 
 TEST_CASE("work items: the passes of B7 at batch 8 feed many cores") {
-  const std::vector<PassCost> passes = Planned("b7", 8).passes();
+  const std::vector<PassCost> passes = Planned("b7", 8, Mode::training).passes();
   print("B7, 600 pixels, batch 8", passes);
   check(passes, {{"stem", 512},
                  {"stem backward", 512},
@@ -136,4 +137,24 @@ TEST_CASE("work items: the passes of B7 at batch 8 feed many cores") {
                  {"classifier", 19},
                  {"classifier backward", 8},
                  {"head backward", 8}});
+}
+
+TEST_CASE("work items: inference of B0 at batch 64 feeds many cores, a single picture a few") {
+  std::vector<PassCost> passes = Planned("b0", 64, Mode::inference).passes();
+  print("B0, 224 pixels, inference, batch 64", passes);
+  check(passes, {{"stem", 512},
+                 {"depthwise+project", 192},
+                 {"block", 192},
+                 {"head", 392},
+                 {"head pool", 27},
+                 {"classifier", 42}});
+  passes = Planned("b0", 1, Mode::inference).passes();
+  print("B0, 224 pixels, inference, batch 1", passes);
+  check(passes, {{"stem", 10},
+                 {"expand", 7},
+                 {"depthwise+project", 3},
+                 {"block", 10},
+                 {"head", 19},
+                 {"head pool", 1},
+                 {"classifier", 1}});
 }

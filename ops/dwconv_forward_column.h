@@ -1,0 +1,137 @@
+#pragma once
+
+// One column of channels of the depthwise forward pass, and the expand convolution in front of it,
+// per ISA level (see ops/simd.h).
+
+#include "ops/dwconv.h"
+#include "ops/dwconv_unit.h"
+
+namespace mbconv::ops::MBCONV_LEVEL {
+namespace {
+
+// One column of channels of the depthwise forward pass.
+template <int K, int S, bool kStream>
+class ForwardColumn {
+ public:
+  ForwardColumn() = default;
+  // Input lines of the ring: `lines`.
+  ForwardColumn(const DwconvForward& args, int slot, int c0, int lines, Scratch& memory)
+      : args_(&args),
+        c0_(c0),
+        left_(same_padding(args.x.y.shape.w, K, S).before),
+        x_lines_(args.x.y.shape, c0),
+        y_lines_(args.y.shape, c0),
+        filter_(memory.take(K * K * kLane)),
+        ring_(memory, lines, args.x.y.shape.w, K / 2),
+        sums_(memory, args.sums, slot, c0) {
+    for (int t = 0; t < K * K; ++t) copy_row(filter_tap(args.w, t, c0), kLane, filter_ + t * kLane);
+    if (kStaged<kStream> || args.finish) staged_ = memory.take(ptrdiff_t{args.y.shape.w} * kLane);
+    if (args.pool_partial != nullptr) pool_memory_ = memory.take(kLane);
+  }
+
+  const LineRing& ring() const { return ring_; }
+
+  // Begins with an image whose pool goes to partial[C], if not null.
+  void begin(double* partial) {
+    if (partial != nullptr)
+      pool_ = ColumnSums(pool_memory_, 1, partial + c0_, args_->y.shape.padded_c());
+  }
+  void end() { pool_.flush(); }
+  void finish() { sums_.flush(); }
+
+  // Brings in input line h of image n, and writes it to x_out if it is the item's own.
+  void load_line(int n, int h, bool own) const {
+    load_pixels(args_->x, own ? args_->x_out : View<float>{}, x_lines_(n, h), c0_, kLane,
+                ring_.line(h), kLane);
+  }
+  // Finishes input line h, whose products are in the ring.
+  void finish_line(int n, int h) const {
+    const Finish& finish = args_->expand.finish;
+    float* x = ring_.line(h);
+    with_activation(finish.activation, [&](auto f) {
+      finish_products<decltype(f), false, false>(
+          finish, x, kLane, {n, 0, kLane, x_lines_.width(), 0}, c0_, kLane, x, nullptr);
+    });
+  }
+
+  // Output line o of image n, from `count` input lines at offset[], the first of them at line `row`
+  // of the filter.
+  void line(int n, int o, const ptrdiff_t* offset, int count, int row) {
+    const Pixels pixels = y_lines_(n, o);
+    float* y = staged_ != nullptr ? staged_ : args_->y.data + pixels.offset;
+    const ptrdiff_t stride = staged_ != nullptr ? kLane : pixels.stride;
+    for_each_piece(pixels.count, [&](int q0, int q1) {
+      constexpr bool kDirect = kStream && !kStaged<kStream>;
+      const Lines lines{ring_.line(0) + ptrdiff_t{q0 * S - left_} * kLane, offset,
+                        filter_ + row * K * kLane, K * kLane, count};
+      dwconv_line<K, S>(lines, q1 - q0,
+                        StoreLine<kDirect>{y + q0 * stride, stride, at(args_->pivot, c0_),
+                                           sums_.reserve(q1 - q0)});
+      if (args_->finish) finish_products_of(pixels, q0, q1);
+    });
+    if (kStaged<kStream> && !args_->finish)
+      stream_pixels(staged_, kLane, pixels, kLane, args_->y.data);
+  }
+
+ private:
+  // Products [q0, q1) of a line to y, and their sums on their way to the pool.
+  void finish_products_of(Pixels pixels, int q0, int q1) {
+    pixels.offset += q0 * pixels.stride;
+    pixels.count = q1 - q0;
+    store_finished(args_->finish, staged_ + ptrdiff_t{q0} * kLane, kLane, pixels, c0_, kLane,
+                   args_->y, pool_.reserve(pixels.count));
+  }
+
+  const DwconvForward* args_ = nullptr;
+  int c0_ = 0, left_ = 0;
+  ColumnLines x_lines_, y_lines_;
+  float *filter_ = nullptr, *staged_ = nullptr, *pool_memory_ = nullptr;
+  LineRing ring_;
+  ColumnSums sums_, pool_;
+};
+
+// Output policy of gemm_panel: keeps products in the rings of a unit's columns, row r at offset[r]
+// of each; one column's ring lies `pitch` after another's. `first` is the unit's first channel.
+struct StoreColumns {
+  float* ring;
+  ptrdiff_t pitch;
+  const ptrdiff_t* offset;
+  int first;
+
+  template <int MR, int NV>
+  void store(int row, int column, const V (&acc)[MR][NV]) const {
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; ++v) {
+        const int c = column - first + v * kWidth;
+        ops::MBCONV_LEVEL::store(ring + c / kLane * pitch + offset[row + r] + c % kLane, acc[r][v]);
+      }
+    }
+  }
+};
+
+// Products of the expand convolution for lines [h, h + count) of image n, to the rings of a unit.
+[[gnu::noinline]] inline void expand_lines(const DwconvExpand& expand, int n, int h, int count,
+                                           int unit, const LineRing& ring, ptrdiff_t pitch) {
+  const Shape& v = expand.v.shape;
+  int line = h, pixel = 0;
+  for (int rows = count * v.w; rows > 0; rows -= kTileRows) {
+    const int m = rows < kTileRows ? rows : kTileRows;
+    const float* x = expand.v.pixel(n, 0, line * v.w + pixel);
+    ptrdiff_t offset[kTileRows];
+    for (int r = 0; r < m;) {
+      const ptrdiff_t first = ring.offset(line);
+      for (; r < m && pixel < v.w; ++r, ++pixel) offset[r] = first + ptrdiff_t{pixel} * kLane;
+      if (pixel == v.w) {
+        pixel = 0;
+        ++line;
+      }
+    }
+    gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit, {nullptr, 0},
+               StoreColumns{ring.line(0), pitch, offset, unit * kWideBlock});
+  }
+}
+
+}  // namespace
+}  // namespace mbconv::ops::MBCONV_LEVEL
