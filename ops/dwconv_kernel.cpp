@@ -113,7 +113,8 @@ void backward_item(const DwconvBackward& args, int slot, int unit, float* scratc
 }  // namespace
 
 void dwconv_forward(const DwconvForward& args, int slot, int unit, float* scratch) {
-  with_kind(args.ksize, args.stride, streams(args.y.shape), [&](auto k, auto s, auto stream) {
+  const bool stream_raw = !args.finish && streams(args.y.shape);
+  with_kind(args.ksize, args.stride, stream_raw, [&](auto k, auto s, auto stream) {
     forward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
   });
   fence_streams();
