@@ -47,7 +47,7 @@ class Mbconv {
   Profile::Id add_cost(Plan& plan, const char* kind, double macs, double bytes,
                        const ops::RowCut& cut, const Shape& shape, int rows, int units) const;
   void add_costs(Plan& plan);
-  void add_inference_costs(Plan& plan);
+  void add_inference_cost(Plan& plan);
   // Shape of the depthwise convolution's input.
   const Shape& wide_shape() const { return depthwise_source().y.shape; }
   // What the depthwise convolution reads.
@@ -56,10 +56,6 @@ class Mbconv {
   ops::Deferred saved_input() const;
   View<const float> skip_grad() const;
   ops::SqueezeExcite squeeze_excite() const;
-  // Inference does the expand convolution within the depthwise pass.
-  bool expands_within() const;
-  void infer_expand(const ops::Context& context);
-  void infer_block(const ops::Context& context);
   void forward_expand(const ops::Context& context);
   void forward_depthwise(const ops::Context& context);
   void forward_project(const ops::Context& context);
@@ -82,6 +78,7 @@ class Mbconv {
 
   struct {
     Profile::Id expand, depthwise, project, project_backward, depthwise_backward, expand_backward;
+    Profile::Id block;  // in inference
   } cost_ = {};
 
   int first_pass_ = 0, depthwise_pass_ = 0, project_pass_ = 0;

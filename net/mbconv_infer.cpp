@@ -25,56 +25,24 @@ void Mbconv::plan_inference(Plan& plan) {
   plan.keep(input_->memory, project_pass_);
 }
 
-void Mbconv::add_inference_costs(Plan& plan) {
+void Mbconv::add_inference_cost(Plan& plan) {
   const BlockConfig& c = config_;
-  const Shape &x = input_->y.shape, &wide = wide_shape(), &d = depthwise_.y.shape,
-              &y = output_.y.shape;
+  const Shape &x = input_->y.shape, &d = depthwise_.y.shape, &y = output_.y.shape;
   const double expand = c.expand ? macs(x, int64_t{c.in} * c.expanded) : 0;
   const double taps = macs(d, int64_t{c.ksize} * c.ksize * c.expanded);
   const double project = macs(d, int64_t{c.expanded} * c.out);
-  const double moved = 2 * bytes(d) + bytes(y) + (c.residual ? bytes(x) : 0);
-  const bool within = expands_within();
-  if (c.expand && !within) {
-    cost_.expand = add_cost(plan, "expand", expand, bytes(x) + bytes(wide), expand_cut_, x,
-                            x.pixels(), ops::conv1x1_forward_column_groups(x, wide));
-  }
+  const double moved = bytes(x) + 2 * bytes(d) + bytes(y) + (c.residual ? bytes(x) : 0);
   const ops::DwconvCut& cut = inference_cut_.depthwise;
-  cost_.project =
-      add_cost(plan, within ? "block" : "depthwise+project", (within ? expand : 0) + taps + project,
-               bytes(within ? x : wide) + moved, cut.lines, d, d.h, cut.units);
-}
-
-// Where images and channel units make enough items for a few threads: lines at the border of two
-// items are expanded twice.
-bool Mbconv::expands_within() const {
-  constexpr int kMinItems = 10;
-  const Shape& wide = wide_shape();
-  return config_.expand && wide.n * ceil_div(wide.padded_c(), kWideBlock) >= kMinItems;
+  cost_.block =
+      add_cost(plan, "block", expand + taps + project, moved, cut.lines, d, d.h, cut.units);
 }
 
 void Mbconv::infer(const ops::Context& context) {
-  if (config_.expand && !expands_within()) infer_expand(context);
-  infer_block(context);
-}
-
-void Mbconv::infer_expand(const ops::Context& context) {
-  const Profile::Scope scope(context.profile, cost_.expand);
-  ops::Conv1x1Forward args{};
-  args.x = input_->finished();
-  args.w = expand_folded_.w();
-  args.y = expanded_.y;
-  args.cut = expand_cut_;
-  args.column_groups = ops::conv1x1_forward_column_groups(input_->y.shape, expanded_.y.shape);
-  args.finish = expand_folded_.finish(activation_);
-  ops::conv1x1_forward(context, args);
-}
-
-void Mbconv::infer_block(const ops::Context& context) {
-  const Profile::Scope scope(context.profile, cost_.project);
+  const Profile::Scope scope(context.profile, cost_.block);
   ops::InvertedResidual args{};
   ops::DwconvForward& depthwise = args.depthwise;
   depthwise.x = depthwise_source().finished();
-  if (expands_within())
+  if (config_.expand)
     depthwise.expand = {input_->y, expand_folded_.w(), expand_folded_.finish(activation_)};
   depthwise.w = depthwise_folded_.w();
   depthwise.y = depthwise_.y;

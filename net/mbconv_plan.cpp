@@ -31,7 +31,7 @@ void Mbconv::plan(Plan& plan, Output& input) {
     plan_backward(plan);
     add_costs(plan);
   } else {
-    add_inference_costs(plan);
+    add_inference_cost(plan);
   }
 }
 
@@ -47,8 +47,9 @@ void Mbconv::plan_forward(Plan& plan) {
   if (c.expand) {
     const Shape e = Shape::wide(x.n, x.h, x.w, c.expanded);
     expanded_.y.shape = e;
-    if (training || !expands_within())
-      plan.add(name_ + ".expand", e, first_pass_, saved(first_pass_, project_pass_), expanded_.y);
+    // Inference expands line by line.
+    if (training)
+      plan.add(name_ + ".expand", e, first_pass_, plan.backward(first_pass_), expanded_.y);
     expand_cut_ = ops::conv1x1_forward_cut(x, e);
     expand_bn_->plan(plan);
   }
@@ -56,8 +57,8 @@ void Mbconv::plan_forward(Plan& plan) {
   plan.add(name_ + ".depthwise", d, depthwise_pass_, saved(depthwise_pass_, project_pass_),
            depthwise_.y);
   depthwise_cut_ = ops::dwconv_forward_cut(wide_shape(), c.ksize, c.stride);
-  inference_cut_ = ops::inverted_residual_cut(wide_shape(), c.ksize, c.stride, c.out,
-                                              expands_within() ? c.in : 0);
+  inference_cut_ =
+      ops::inverted_residual_cut(wide_shape(), c.ksize, c.stride, c.out, c.expand ? c.in : 0);
   depthwise_bn_->plan(plan);
   const auto per_image = [&](const char* suffix, int channels, float*& target) {
     plan.add(name_ + suffix, static_cast<size_t>(d.n) * static_cast<size_t>(channels),

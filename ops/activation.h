@@ -3,6 +3,8 @@
 #include <string>
 #include <string_view>
 
+#include "lib/tensor.h"
+
 namespace mbconv::ops {
 
 // f(z) of the network, element by element of [N,H,W,C], by its usual name. leaky_relu has slope 0.1
@@ -14,7 +16,7 @@ inline constexpr Activation kActivations[] = {Activation::linear,     Activation
                                               Activation::leaky_relu, Activation::sigmoid};
 
 // Whether f(0) = 0, so that padding lanes stay zero.
-constexpr bool keeps_zero(Activation activation) {
+MBCONV_INLINE constexpr bool keeps_zero(Activation activation) {
   return activation != Activation::sigmoid;
 }
 

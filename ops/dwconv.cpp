@@ -36,9 +36,11 @@ constexpr Variant<DwconvBackwardItem> kBackward[] = {
 
 // Cost of bringing one input value in, in multiply-adds: the activation's exponential.
 constexpr int kLoadMacs = 10;
-// Fewer lines than this would mostly recompute their neighbours' borders, which costs more where
-// they are expanded.
-constexpr int kMinLines = 8, kMinExpandedLines = 28;
+// Fewer lines than this would mostly recompute their neighbours' borders.
+constexpr int kMinLines = 8;
+// The same where lines are expanded, which costs more: with enough images and channel units for a
+// few threads, or else.
+constexpr int kMinExpandedLines = 28, kMinExpandedLinesOfFew = 14, kFewItems = 16;
 
 DwconvCut cut_lines(int n, int lines, int channels, int64_t macs, int min_lines) {
   DwconvCut cut;
@@ -94,7 +96,9 @@ DwconvCut dwconv_forward_cut(const Shape& x, int ksize, int stride, int expand_c
   const Shape y = dwconv_output(x, stride);
   const int64_t macs =
       y.rows() * x.c * ksize * ksize + x.rows() * x.c * (kLoadMacs + int64_t{expand_cin});
-  return cut_lines(x.n, y.h, x.padded_c(), macs, expand_cin > 0 ? kMinExpandedLines : kMinLines);
+  const bool few = x.n * ceil_div(x.padded_c(), kWideBlock) < kFewItems;
+  const int expanded = few ? kMinExpandedLinesOfFew : kMinExpandedLines;
+  return cut_lines(x.n, y.h, x.padded_c(), macs, expand_cin > 0 ? expanded : kMinLines);
 }
 
 DwconvCut dwconv_backward_cut(const Shape& x, int ksize, int stride) {
