@@ -38,18 +38,23 @@ inline void stream(float* p, V v) {
 }
 
 // Half a vector, for the last columns of a product that fill no whole one: half the work on CPUs
-// that split wide vectors.
-using HalfV = xsimd::batch<float, xsimd::fma3<xsimd::avx2> >;
+// that split wide vectors. (No xsimd batch: those of AVX2 belong to that level.)
+struct HalfV {
+  __m256 lanes;
+  HalfV() = default;
+  HalfV(__m256 v) : lanes(v) {}
+  explicit HalfV(float x) : lanes(_mm256_set1_ps(x)) {}
+};
 inline HalfV load_half(const float* p) {
-  return HalfV::load_unaligned(p);
+  return _mm256_loadu_ps(p);
 }
 // The lower half of a * b + c.
 inline HalfV madd_half(V a, HalfV b, HalfV c) {
-  return _mm256_fmadd_ps(_mm512_castps512_ps256(a), b, c);
+  return _mm256_fmadd_ps(_mm512_castps512_ps256(a), b.lanes, c.lanes);
 }
 // The other half is zero.
 inline V widen(HalfV v) {
-  return _mm512_zextps256_ps512(v);
+  return _mm512_zextps256_ps512(v.lanes);
 }
 // v * 2^n, where n is an integer stored in the low bits of `biased` = n + 1.5 * 2^23.
 inline V scale_by_power(V v, V biased) {
