@@ -64,6 +64,7 @@ void Mbconv::infer(const ops::Context& context) {
   product.finish =
       project_folded_.finish(ops::Activation::linear,
                              config_.residual ? View<const float>(input_->y) : View<const float>{});
+  args.staged = inference_cut_.staged;
   ops::inverted_residual_forward(context, args);
 }
 

@@ -37,6 +37,7 @@ InvertedResidualCut inverted_residual_cut(const Shape& x, int ksize, int stride,
     cut.column_groups = conv1x1_forward_column_groups(d, y);
     return cut;
   }
+  cut.staged = true;
   const int parts = cut.depthwise.lines.parts;
   cut.depthwise.lines = groups;
   if (groups.images == 1) cut.depthwise.lines.parts = parts;
@@ -58,7 +59,7 @@ void inverted_residual_forward(const Context& context, const InvertedResidual& a
   const DwconvForward& depthwise = args.depthwise;
   const Shape& d = depthwise.y.shape;
   const RowCut &lines = depthwise.cut.lines, &rows = args.product.cut;
-  if (lines.groups == 1 || rows.groups == 1) {
+  if (!args.staged) {
     dwconv_forward(context, depthwise);
     squeeze_excite_forward(context, args.se, d.n);
     conv1x1_forward(context, args.product);

@@ -16,12 +16,14 @@ struct InvertedResidual {
   DwconvForward depthwise;  // [N,OH,OW,C] out: d, finished, and pooled
   SqueezeExcite se;         // [N,C]: se.mean is depthwise.pooled
   Conv1x1Forward product;   // [N,OH,OW,Cout] out; product.x: d with gate se.gate
+  bool staged = false;      // by image groups, the same in both cuts; else pass by pass
 };
 
 struct InvertedResidualCut {
   DwconvCut depthwise;
-  RowCut product;  // of the same image groups
-  int column_groups;
+  RowCut product;
+  int column_groups = 1;
+  bool staged = false;  // both are cut into the same image groups, more than one
 };
 // x [N,H,W,C] is the depthwise convolution's input, from an expand convolution of `expand_cin`
 // channels if that is not 0.
@@ -29,8 +31,9 @@ InvertedResidualCut inverted_residual_cut(const Shape& x, int ksize, int stride,
                                           int expand_cin);
 // Floats of scratch memory a worker needs.
 size_t inverted_residual_scratch(const Shape& x, int ksize, int stride, int cout, int reduced);
-// Overwrites d, pooled, se.u, se.gate and y. Parallel over image groups, and within each over lines
-// and channel units, then over rows and column groups; a single group is cut at squeeze-excite too.
+// Overwrites d, pooled, se.u, se.gate and y. Staged: parallel over image groups, and within each
+// over lines and channel units, then over rows and column groups. Else three passes, each parallel
+// over its own cut: where all images make one group, squeeze-excite is cut too.
 void inverted_residual_forward(const Context& context, const InvertedResidual& args);
 
 }  // namespace mbconv::ops

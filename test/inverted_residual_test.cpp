@@ -55,6 +55,8 @@ class Forward {
       cut.depthwise.lines = c.lines;
       cut.product = c.rows;
       cut.column_groups = c.column_groups;
+      cut.staged =
+          c.lines.groups > 1 && c.lines.groups == c.rows.groups && c.lines.images == c.rows.images;
     }
     const size_t padded = static_cast<size_t>(d.n * d.padded_c());
     ops::DwconvForward& depthwise = args_.depthwise;
@@ -86,6 +88,7 @@ class Forward {
     product.cut = cut.product;
     product.column_groups = cut.column_groups;
     product.finish = in.finish(y, {Activation::linear, c.skip});
+    args_.staged = cut.staged;
     oracle();
   }
 
@@ -192,6 +195,9 @@ std::vector<Case> cases() {
        Activation::sigmoid},
       {"relu6", {9, 6, 5}, 8, 40, false, 5, 2, 24, 3, false, Activation::relu6},
   };
+  all.push_back({"one group, cut differently", {4, 7, 7}, 16, 48, true, 3, 1, 16, 4});
+  all.back().lines = {2, 1, 2};
+  all.back().rows = {1, 1, 4};
   return some(all, 2);
 }
 
@@ -234,6 +240,7 @@ TEST_CASE("inverted_residual: refuses cuts into different image groups") {
   Forward forward(cases()[1]);
   forward.args_.depthwise.cut.lines = {1, 1, 3};
   forward.args_.product.cut = {2, 1, 2};
+  forward.args_.staged = true;
   const ops::Context context{Isa::generic, &workers(1), nullptr, 0};
   CHECK_THROWS_AS(ops::inverted_residual_forward(context, forward.args_), Error);
 }
