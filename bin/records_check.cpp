@@ -189,7 +189,7 @@ int inspect(const InspectArgs& a) {
       }
     }
   }
-  require(contents.readable > 0, contents.bad.front());
+  if (contents.readable == 0) throw Error(contents.bad.front());
   std::cout << records.size() << " records in " << records.files() << " files\n";
   if (!contents.bad.empty())
     std::cout << contents.bad.size()
