@@ -66,12 +66,15 @@ EfficientNet::EfficientNet(const NetworkConfig& config, int batch, Mode mode, Wo
 
 void EfficientNet::infer(const float* images) {
   fold_weights();
-  stem_.infer(context_, images);
-  for (const auto& block : blocks_) block->infer(context_);
-  head_.infer(context_);
+  ops::Context context = context_;
+  if (plan_.training()) context.profile = nullptr;
+  stem_.infer(context, images);
+  for (const auto& block : blocks_) block->infer(context);
+  head_.infer(context);
 }
 
 void EfficientNet::forward(const float* images, uint64_t seed, int64_t step) {
+  require(plan_.training(), "forward() needs a network in Mode::training");
   folded_ = false;
   stem_.forward(context_, images);
   for (const auto& block : blocks_) block->forward(context_);
@@ -85,6 +88,7 @@ BatchResult EfficientNet::loss(std::span<const int32_t> labels, float smoothing)
 
 BatchResult EfficientNet::backward(const float* images, std::span<const int32_t> labels,
                                    float smoothing) {
+  require(plan_.training(), "backward() needs a network in Mode::training");
   folded_ = false;
   BatchResult result;
   {

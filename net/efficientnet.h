@@ -39,7 +39,8 @@ class EfficientNet {
   const ops::Context& context() const { return context_; }
   // Memory that holds nothing between steps: the largest tensor of activations.
   std::span<float> idle_memory() const;
-  // What passes cost, and the times they took while it is enabled.
+  // What the passes of the mode cost, and the times they took while it is enabled: a network in
+  // Mode::training does not time infer().
   Profile& profile() { return plan_.profile(); }
 
   // Inference: the running statistics, folded into the weights, and no dropout. They are folded

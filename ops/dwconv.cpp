@@ -122,6 +122,10 @@ void check_dwconv_forward(const DwconvForward& args) {
   require(!args.finish.skip || args.finish.skip.shape == args.y.shape,
           "dwconv: finish.skip must have the layout of y");
   require(args.finish || args.pooled == nullptr, "dwconv: only a finished y is pooled");
+  require((args.pooled == nullptr) == (args.pool_partial == nullptr),
+          "dwconv: pooled and pool_partial go together");
+  require(!args.x_out || args.x_out.shape == args.x.y.shape,
+          "dwconv: x_out must have the layout of x");
 }
 
 Pool dwconv_pool(const DwconvForward& args) {

@@ -57,7 +57,7 @@ inline void stream_pixels(const float* staged, ptrdiff_t ld, const Pixels pixels
 // rows of up to two tensors of one shape, `width` channels from element `offset` on, as it stores
 // `first_column`.
 struct StoreTileAndPrefetch {
-  StoreTile tile;
+  StoreTile<> tile;
   int first_column;
   const TileRows& rows;
   const Shape& shape;
@@ -182,30 +182,26 @@ inline void store_finished_rows(const Finish& finish, const TileRows& rows, floa
   });
 }
 
-// Pixels of an InputGrad: dz = (dx + skip) * f', with f' given in `slopes` if not null (F is then
-// unused), and the sums of dz and dz * xhat. dx and `slopes` are [pixel][ld], dx is lost; channels
-// [c0, c0 + width) of the tensor, of which `sums` and `sums_xhat` have the first at 0.
+// Pixels of an InputGrad, all channels: dz = (dx + skip) * f' and the sums of dz and dz * xhat in
+// `sums`[2][channels]. dx is [pixel][ld] and lost.
 template <class F, bool kSkip, bool kStream>
-inline void input_grad_pixels(const InputGrad& out, float* dx, const float* slopes, ptrdiff_t ld,
-                              const Pixels pixels, int c0, int width, float* sums,
-                              float* sums_xhat) {
+inline void input_grad_pixels(const InputGrad& out, float* dx, ptrdiff_t ld, const Pixels pixels,
+                              float* sums) {
+  const int channels = out.dz.shape.padded_c();
   const float* skip = at(out.skip.data, pixels.offset);
   const float* y = out.y.data + pixels.offset;
   float* dz = out.dz.data + pixels.offset;
-  for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
-    const V scale = load_or(out.scale, c0 + c, 1.0f), shift = load_or(out.shift, c0 + c, 0.0f);
-    const V mean = load(out.mean + c0 + c), invstd = load(out.invstd + c0 + c);
-    V sum = load(sums + c), sum_xhat = load(sums_xhat + c);
+  for_each_run(pixels.count, channels, [&](int p0, int p1, int c) {
+    const V scale = load_or(out.scale, c, 1.0f), shift = load_or(out.shift, c, 0.0f);
+    const V mean = load(out.mean + c), invstd = load(out.invstd + c);
+    float *to_sum = sums + c, *to_xhat = to_sum + channels;
+    V sum = load(to_sum), sum_xhat = load(to_xhat);
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t to = p * pixels.stride + c;
       prefetch(y + to + pixels.ahead);
       const V value = load(y + to);
       V slope;
-      if (slopes != nullptr) {
-        slope = load(slopes + p * ld + c);
-      } else {
-        F::value(madd(scale, value, shift), slope);
-      }
+      F::value(madd(scale, value, shift), slope);
       V grad = load(dx + p * ld + c);
       if constexpr (kSkip) {
         prefetch(skip + to + pixels.ahead);
@@ -220,10 +216,10 @@ inline void input_grad_pixels(const InputGrad& out, float* dx, const float* slop
       sum = sum + grad;
       sum_xhat = madd(grad, (value - mean) * invstd, sum_xhat);
     }
-    store(sums + c, sum);
-    store(sums_xhat + c, sum_xhat);
+    store(to_sum, sum);
+    store(to_xhat, sum_xhat);
   });
-  if constexpr (kStaged<kStream>) stream_pixels(dx, ld, pixels, width, out.dz.data);
+  if constexpr (kStaged<kStream>) stream_pixels(dx, ld, pixels, channels, out.dz.data);
 }
 
 // Epilogue of an input gradient: all channels of the rows of a tile dx[rows][ld] of an NHWC tensor.
@@ -237,20 +233,13 @@ inline void store_input_grad(const InputGrad& out, const TileRows& rows, float* 
     }
     return;
   }
-  const int channels = shape.padded_c();
   with_activation(out.activation, [&](auto f) {
-    with_flag(streams(shape), [&](auto stream) {
-      constexpr bool kStream = decltype(stream)::value;
-      for_each_image(rows, [&](int r0, int r1) {
-        const Pixels pixels = tile_pixels(shape, rows, r0, r1, 0, kAhead);
-        float* from = dx + r0 * ld;
-        if (out.skip) {
-          input_grad_pixels<decltype(f), true, kStream>(out, from, nullptr, ld, pixels, 0, channels,
-                                                        sums, sums + channels);
-        } else {
-          input_grad_pixels<decltype(f), false, kStream>(out, from, nullptr, ld, pixels, 0,
-                                                         channels, sums, sums + channels);
-        }
+    with_flag(static_cast<bool>(out.skip), [&](auto skip) {
+      with_flag(streams(shape), [&](auto stream) {
+        for_each_image(rows, [&](int r0, int r1) {
+          input_grad_pixels<decltype(f), decltype(skip)::value, decltype(stream)::value>(
+              out, dx + r0 * ld, ld, tile_pixels(shape, rows, r0, r1, 0, kAhead), sums);
+        });
       });
     });
   });

@@ -20,8 +20,10 @@ struct Tile {
   ptrdiff_t ld;
 };
 
-// Output policy: keeps the product in a tile. An output policy has
+// Output policy: keeps the product in a tile, with kAdd added to what is there. An output policy
+// has
 //   store<MR, NV>(row, column, acc): receives acc[MR][NV], whose first element is (row, column).
+template <bool kAdd = false>
 struct StoreTile {
   float* data;
   ptrdiff_t ld;
@@ -32,7 +34,8 @@ struct StoreTile {
     for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 16
       for (int v = 0; v < NV; ++v) {
-        ops::MBCONV_LEVEL::store(data + (row + r) * ld + column + v * kWidth, acc[r][v]);
+        float* p = data + (row + r) * ld + column + v * kWidth;
+        ops::MBCONV_LEVEL::store(p, kAdd ? load(p) + acc[r][v] : acc[r][v]);
       }
     }
   }
@@ -81,9 +84,10 @@ inline void for_each_columns(int used, const Body& body) {
 }
 
 // acc[MR][columns] = init + A[MR x k] B, k in ascending order for every element, so that an
-// element's bits do not depend on the tile it falls in. Per k: a load for each vector of B, MR
-// broadcasts from memory, one FMA for each accumulator; bound by the FMA ports.
-template <int MR, class C, class Out>
+// element's bits do not depend on the tile it falls in. With kTransposed A's transpose lies at `a`.
+// Per k: a load for each vector of B, MR broadcasts from memory, one FMA for each accumulator;
+// bound by the FMA ports.
+template <int MR, class C, bool kTransposed, class Out>
 inline void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb,
                        const float* init, ptrdiff_t ldinit, int row, int column, const Out& out) {
   V acc[MR][C::kVectors];
@@ -104,7 +108,7 @@ inline void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b, ptr
     if constexpr (C::kHalf) bh = load_half(b + l * ldb + C::kFull * kWidth);
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
-      const V ar(a[r * lda + l]);
+      const V ar(kTransposed ? a[l * lda + r] : a[r * lda + l]);
 #pragma GCC unroll 8
       for (int v = 0; v < C::kFull; ++v) acc[r][v] = madd(ar, bv[v], acc[r][v]);
       if constexpr (C::kHalf) half[r] = madd_half(ar, bh, half[r]);
@@ -123,34 +127,36 @@ inline void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b, ptr
   out.template store<MR, C::kVectors>(row, column, acc);
 }
 
-template <int MR, class C, class Out>
+template <int MR, class C, bool kTransposed, class Out>
 inline void gemm_remainder(int rows, int k, const float* a, ptrdiff_t lda, const float* b,
                            ptrdiff_t ldb, const float* init, ptrdiff_t ldinit, int row, int column,
                            const Out& out) {
   if constexpr (MR > 0) {
     if (rows == MR) {
-      gemm_micro<MR, C>(k, a, lda, b, ldb, init, ldinit, row, column, out);
+      gemm_micro<MR, C, kTransposed>(k, a, lda, b, ldb, init, ldinit, row, column, out);
     } else {
-      gemm_remainder<MR - 1, C>(rows, k, a, lda, b, ldb, init, ldinit, row, column, out);
+      gemm_remainder<MR - 1, C, kTransposed>(rows, k, a, lda, b, ldb, init, ldinit, row, column,
+                                             out);
     }
   }
 }
 
 // One group of columns, from `column` on, of all m rows. A function of its own: within a larger one
 // g++ 12 keeps accumulators in memory.
-template <class C, class Out>
+template <class C, bool kTransposed, class Out>
 [[gnu::noinline]] void gemm_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, Tile init,
                                     int column, const Out& out) {
+  const auto row_of_a = [&](int row) { return a.data + (kTransposed ? row : row * a.ld); };
   const auto start = [&](int row) {
     return init.data != nullptr ? init.data + row * init.ld + column : nullptr;
   };
   int row = 0;
   for (; row + C::kRows <= m; row += C::kRows) {
-    gemm_micro<C::kRows, C>(k, a.data + row * a.ld, a.ld, b, ldb, start(row), init.ld, row, column,
-                            out);
+    gemm_micro<C::kRows, C, kTransposed>(k, row_of_a(row), a.ld, b, ldb, start(row), init.ld, row,
+                                         column, out);
   }
-  gemm_remainder<C::kRows - 1, C>(m - row, k, a.data + row * a.ld, a.ld, b, ldb, start(row),
-                                  init.ld, row, column, out);
+  gemm_remainder<C::kRows - 1, C, kTransposed>(m - row, k, row_of_a(row), a.ld, b, ldb, start(row),
+                                               init.ld, row, column, out);
 }
 
 // out = init + A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`. `init`
@@ -161,86 +167,18 @@ inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int 
   const int width = w.width(panel);
   const float* b = w.panel(panel) + ptrdiff_t{k0} * width;
   for_each_columns(w.used(panel), [&](int c, auto columns) {
-    gemm_columns<decltype(columns)>(m, k, a, b + c, width, init, panel * kWideBlock + c, out);
+    gemm_columns<decltype(columns), false>(m, k, a, b + c, width, init, panel * kWideBlock + c,
+                                           out);
   });
 }
 
-// dW[KR x columns] = A^T B over m rows, with kAdd added to what is there: A's columns are dW's
-// rows, no transpose needed. The register tile and its bound are gemm_micro's.
-template <int KR, class C, bool kAdd>
-inline void gemm_tn_micro(int m, const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb,
-                          float* dw, ptrdiff_t lddw) {
-  V acc[KR][C::kVectors];
-  [[maybe_unused]] HalfV half[C::kHalf ? KR : 1];
-#pragma GCC unroll 16
-  for (int r = 0; r < KR; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < C::kFull; ++v) acc[r][v] = V(0.0f);
-    if constexpr (C::kHalf) half[r] = HalfV(0.0f);
-  }
-  for (int i = 0; i < m; ++i) {
-    V bv[C::kVectors];
-    [[maybe_unused]] HalfV bh;
-#pragma GCC unroll 8
-    for (int v = 0; v < C::kFull; ++v) bv[v] = load(b + i * ldb + v * kWidth);
-    if constexpr (C::kHalf) bh = load_half(b + i * ldb + C::kFull * kWidth);
-#pragma GCC unroll 16
-    for (int r = 0; r < KR; ++r) {
-      const V ar(a[i * lda + r]);
-#pragma GCC unroll 8
-      for (int v = 0; v < C::kFull; ++v) acc[r][v] = madd(ar, bv[v], acc[r][v]);
-      if constexpr (C::kHalf) half[r] = madd_half(ar, bh, half[r]);
-    }
-  }
-  if constexpr (C::kPadded > C::kUsed) {
-#pragma GCC unroll 16
-    for (int r = 0; r < KR; ++r) {
-      if constexpr (C::kHalf) {
-        acc[r][C::kFull] = widen(half[r]);
-      } else {
-        acc[r][C::kFull] = V(0.0f);
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < KR; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < C::kVectors; ++v) {
-      float* p = dw + r * lddw + v * kWidth;
-      store(p, kAdd ? load(p) + acc[r][v] : acc[r][v]);
-    }
-  }
-}
-
-template <int KR, class C, bool kAdd>
-inline void gemm_tn_remainder(int rows, int m, const float* a, ptrdiff_t lda, const float* b,
-                              ptrdiff_t ldb, float* dw, ptrdiff_t lddw) {
-  if constexpr (KR > 0) {
-    if (rows == KR) {
-      gemm_tn_micro<KR, C, kAdd>(m, a, lda, b, ldb, dw, lddw);
-    } else {
-      gemm_tn_remainder<KR - 1, C, kAdd>(rows, m, a, lda, b, ldb, dw, lddw);
-    }
-  }
-}
-
-template <class C, bool kAdd>
-[[gnu::noinline]] void gemm_tn_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb,
-                                       float* dw, ptrdiff_t lddw) {
-  int r = 0;
-  for (; r + C::kRows <= k; r += C::kRows)
-    gemm_tn_micro<C::kRows, C, kAdd>(m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
-  gemm_tn_remainder<C::kRows - 1, C, kAdd>(k - r, m, a.data + r, a.ld, b, ldb, dw + r * lddw, lddw);
-}
-
-// dW[k x width] = A[m x k]^T B[m x width], with `add` added to what is there; `used` of the columns
-// are not padding (see Packed).
-inline void gemm_tn(int m, int k, [[maybe_unused]] int width, int used, Tile a, Tile b, float* dw,
-                    ptrdiff_t lddw, bool add) {
+// dW[k x used] = A[m x k]^T B[m x used], with `add` added to what is there, and the padding after
+// `used` columns (see Packed).
+inline void gemm_tn(int m, int k, int used, Tile a, Tile b, float* dw, ptrdiff_t lddw, bool add) {
   with_flag(add, [&](auto flag) {
     for_each_columns(used, [&](int c, auto columns) {
-      gemm_tn_columns<decltype(columns), decltype(flag)::value>(m, k, a, b.data + c, b.ld, dw + c,
-                                                                lddw);
+      gemm_columns<decltype(columns), true>(k, m, a, b.data + c, b.ld, {nullptr, 0}, c,
+                                            StoreTile<decltype(flag)::value>{dw, lddw});
     });
   });
 }
@@ -266,8 +204,8 @@ inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int 
   }
 }
 
-inline void gemm_tn(int m, int k, int width, int, Tile a, Tile b, float* dw, ptrdiff_t lddw,
-                    bool add) {
+inline void gemm_tn(int m, int k, int used, Tile a, Tile b, float* dw, ptrdiff_t lddw, bool add) {
+  const int width = round_up(used, kLane);
   for (int r = 0; r < k && !add; ++r) {
     for (int c = 0; c < width; ++c) dw[r * lddw + c] = 0.0f;
   }

@@ -152,8 +152,8 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* 
           }
         }
       }
-      gemm_tn(rows.count, cin, width, dw.used(panel), {x, ld}, {dy, kWideBlock}, dw.panel(panel),
-              width, add);
+      gemm_tn(rows.count, cin, dw.used(panel), {x, ld}, {dy, kWideBlock}, dw.panel(panel), width,
+              add);
     }
     if (whole && p.dx) {
       store_input_grad(p.dx, rows, dx, ld, sums.tile);

@@ -69,6 +69,8 @@ void inverted_residual_forward(const Context& context, const InvertedResidual& a
           "inverted_residual: both convolutions must be cut into the same image groups");
   check_dwconv_forward(depthwise);
   check_conv1x1_forward(args.product);
+  require(depthwise.pooled != nullptr && args.se.mean == depthwise.pooled,
+          "inverted_residual: squeeze-excite must read the depthwise convolution's pool");
   const Pool pool = dwconv_pool(depthwise);
   const auto depthwise_item = pick(dwconv_forward_variants(), context.isa).function;
   const auto product = pick(conv1x1_forward_variants(), context.isa).function;

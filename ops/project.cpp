@@ -133,6 +133,8 @@ void project_backward(const Context& context, const ProjectBackward& args) {
   require(args.wt.n == x.c && args.wt.k == args.dy.shape().c && args.dw.k == x.c,
           "project: weights do not fit x with ", x.c, " and dy with ", args.dy.shape().c,
           " channels");
+  require(args.channel_groups == 1 || args.finished_dy != nullptr,
+          "project: several channel groups need memory for finished_dy");
   ProjectBackward pass = args;
   if (args.channel_groups > 1) {
     // Every group would form the whole dy for itself: a tenth of the pass where Cout is 192.

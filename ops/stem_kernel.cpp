@@ -31,10 +31,7 @@ struct Im2col {
       const int line = rows.pixel[r] / out_w, first = rows.pixel[r] % out_w;
       const int last = first + rows.count - r < out_w ? first + rows.count - r : out_w;
       for (int q = first; q < last; ++q, ++r) {
-        float* out = tile + r * ld;
-        load_patch(picture, 2 * line - top, 2 * q - left, out);
-        __builtin_memset(out + kStemDepth, 0,
-                         (round_up(kStemDepth, kLane) - kStemDepth) * sizeof(float));
+        load_patch(picture, 2 * line - top, 2 * q - left, tile + r * ld);
       }
     }
   }

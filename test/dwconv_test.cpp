@@ -170,7 +170,24 @@ TEST_CASE("dwconv: refuses shapes that do not fit together") {
     a.sums = {};
     a.finish = {a.pivot, Activation::linear, a.x.y};
   });
-  refused([](auto& a) { a.expand.v = {a.x.y.data, Shape::nhwc(1, 5, 4, 24)}; });
   std::vector<float> mean(32);
   refused([&](auto& a) { a.pooled = mean.data(); });
+  refused([](auto& a) { a.x_out.shape.w = 4; });
+  const auto refused_expanded = [&](const auto& change) {
+    refused([&](auto& a) {
+      a.sums = {};
+      a.x_out = {};
+      a.finish = {a.pivot, Activation::linear};
+      a.expand = {{a.x.y.data, Shape::nhwc(1, 5, 5, 8)}, {a.w.data, 8, 24}, a.finish};
+      CHECK_NOTHROW(ops::check_dwconv_forward(a));
+      change(a);
+    });
+  };
+  refused_expanded([](auto& a) { a.expand.v.shape.w = 4; });
+  refused_expanded([](auto& a) { a.expand.w.k = 9; });
+  refused_expanded([](auto& a) { a.expand.w.n = 25; });
+  refused_expanded([](auto& a) { a.expand.finish = {}; });
+  refused_expanded([](auto& a) { a.expand.finish.skip = a.x.y; });
+  refused_expanded([](auto& a) { a.x_out = {const_cast<float*>(a.x.y.data), a.x.y.shape}; });
+  refused_expanded([&](auto& a) { a.pooled = mean.data(); });
 }
