@@ -35,8 +35,8 @@ View<float> finished_input(Memory& memory, const Shape& s, const Layer& layer) {
   return layer.skip || layer.residual ? memory.tensor(s) : View<float>{};
 }
 
-float* slots(Memory& memory, const ops::Packed<float>& w, const ops::RowCut& cut) {
-  return memory.floats(w.size() * static_cast<size_t>(cut.items()));
+float* slots(Memory& memory, const ops::Packed<float>& w, int items) {
+  return memory.floats(w.size() * static_cast<size_t>(items));
 }
 
 // Of y: all of its gradient comes from the pool, so that it exists for images and channels only.
@@ -119,7 +119,7 @@ Case stem_backward(const Layer& layer, int n) {
   args.dy = memory.grad(y);
   args.dfilter = memory.matrix(ops::kStemDepth, y.c);
   args.cut = ops::stem_cut(y);
-  args.slots = slots(memory, args.dfilter, args.cut);
+  args.slots = slots(memory, args.dfilter, args.cut.items());
   c.run = [args](const ops::Context& context) { ops::stem_backward(context, args); };
   c.scratch = ops::stem_scratch(y);
   c.macs = macs(y, int64_t{ops::kStemDepth} * y.c);
@@ -151,7 +151,7 @@ Case conv1x1_backward(const Layer& layer, int n) {
   Case c;
   Memory& memory = c.memory;
   const Shape x = batch_of(layer.x, n), y = batch_of(layer.y, n);
-  const ops::Conv1x1BackwardCut cut = ops::conv1x1_backward_cut(x, y);
+  const ops::Conv1x1BackwardCut cut = ops::conv1x1_backward_cut(x, y, layer.norm);
   ops::Conv1x1Backward args{};
   if (!layer.norm) {
     args.dy.g = memory.tensor(y);
@@ -162,12 +162,11 @@ Case conv1x1_backward(const Layer& layer, int n) {
   args.wt = memory.matrix(y.c, x.c);
   args.dx = memory.input_grad(args.x, layer, cut.rows.items());
   args.dw = memory.matrix(x.c, y.c);
-  args.dx_partial = memory.floats(x.size() * static_cast<size_t>(cut.channel_groups));
-  args.dw_slots = slots(memory, args.dw, cut.rows);
-  args.cut = cut.rows;
-  args.channel_groups = cut.channel_groups;
+  args.dw_slots = slots(memory, args.dw, cut.slots());
+  args.formed_dy = memory.floats(y.size());
+  args.cut = cut;
   c.run = [args](const ops::Context& context) { ops::conv1x1_backward(context, args); };
-  c.scratch = ops::conv1x1_backward_scratch(x);
+  c.scratch = ops::conv1x1_backward_scratch(x, y);
   c.macs = 2 * macs(x, int64_t{x.c} * y.c);
   return c;
 }
@@ -216,7 +215,7 @@ Case dwconv_backward(const Layer& layer, int n) {
   args.cut = ops::dwconv_backward_cut(x, layer.ksize, layer.stride);
   args.dx = memory.input_grad(args.x, layer, args.cut.lines.items());
   args.dw = memory.matrix(taps, x.c);
-  args.dw_slots = slots(memory, args.dw, args.cut.lines);
+  args.dw_slots = slots(memory, args.dw, args.cut.lines.items());
   args.ksize = layer.ksize;
   args.stride = layer.stride;
   c.run = [args](const ops::Context& context) { ops::dwconv_backward(context, args); };
@@ -254,7 +253,7 @@ Case project_backward(const Layer& layer, int n) {
   Case c;
   Memory& memory = c.memory;
   const Shape x = batch_of(layer.x, n), y = batch_of(layer.y, n);
-  const ops::Conv1x1BackwardCut cut = ops::project_backward_cut(x, y.c);
+  const ops::ProjectBackwardCut cut = ops::project_backward_cut(x, y.c);
   float* gate = memory.per_image(x, 0.1f, 0.9f);
   ops::ProjectBackward args{};
   args.dy = memory.grad(y);
@@ -266,7 +265,7 @@ Case project_backward(const Layer& layer, int n) {
   args.g = memory.tensor(x);
   args.gate_sums = memory.doubles(ops::gate_sums_size(x, cut.rows));
   args.dw = memory.matrix(x.c, y.c);
-  args.dw_slots = slots(memory, args.dw, cut.rows);
+  args.dw_slots = slots(memory, args.dw, cut.rows.items());
   args.dgate = memory.per_image(x);
   args.finished_dy = memory.floats(y.size());
   args.se = squeeze_excite_backward(memory, x, layer, gate, args.dgate);

@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
@@ -115,25 +116,70 @@ class Event {
   std::atomic<int> sleepers_{0};
 };
 
-// Numbered tickets for a stage of a run: how many there are and the next one, in one word, so that
-// a thread that comes late takes a valid ticket or none.
-class Tickets {
+// Numbers [next, end) that threads take from either side, in one word, so that a thread that comes
+// late takes a valid one or none.
+class Range {
  public:
-  void reset(int count) { word_.store(uint64_t{static_cast<uint32_t>(count)} << 32); }
-  void add(int count) { word_.fetch_add(uint64_t{static_cast<uint32_t>(count)} << 32); }
-  bool any() const { return next(word_.load()) < count(word_.load()); }
-  std::optional<int> take() {
+  void reset(int begin, int end) { word_.store(pack(begin, end)); }
+  void extend(int count) { word_.fetch_add(pack(0, count)); }
+  bool any() const {
+    const uint64_t word = word_.load();
+    return next(word) < end(word);
+  }
+  std::optional<int> take_front() {
     uint64_t word = word_.load();
-    while (next(word) < count(word)) {
-      if (word_.compare_exchange_weak(word, word + 1)) return static_cast<int>(next(word));
+    while (next(word) < end(word)) {
+      if (word_.compare_exchange_weak(word, pack(next(word) + 1, end(word)))) return next(word);
+    }
+    return std::nullopt;
+  }
+  std::optional<int> take_back() {
+    uint64_t word = word_.load();
+    while (next(word) < end(word)) {
+      if (word_.compare_exchange_weak(word, pack(next(word), end(word) - 1))) return end(word) - 1;
     }
     return std::nullopt;
   }
 
  private:
-  static uint32_t next(uint64_t word) { return static_cast<uint32_t>(word); }
-  static uint32_t count(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
+  static uint64_t pack(int next, int end) {
+    return uint64_t{static_cast<uint32_t>(end)} << 32 | static_cast<uint32_t>(next);
+  }
+  static int next(uint64_t word) { return static_cast<int>(static_cast<uint32_t>(word)); }
+  static int end(uint64_t word) { return static_cast<int>(word >> 32); }
   std::atomic<uint64_t> word_{0};
+};
+
+// The items of a run's first stage: each thread has a range of its own, so that what it does next
+// is the neighbour of what it does now, in this run and in the next one. One that has done with its
+// range helps others from the end of theirs.
+class Ranges {
+ public:
+  explicit Ranges(int threads) : ranges_(static_cast<size_t>(threads)) {}
+  void reset(int items) {
+    const auto threads = static_cast<int64_t>(ranges_.size());
+    for (int64_t t = 0; t < threads; ++t) {
+      ranges_[static_cast<size_t>(t)].range.reset(static_cast<int>(items * t / threads),
+                                                  static_cast<int>(items * (t + 1) / threads));
+    }
+  }
+  bool any() const {
+    return std::any_of(ranges_.begin(), ranges_.end(),
+                       [](const Padded& own) { return own.range.any(); });
+  }
+  std::optional<int> take(int worker) {
+    const auto own = static_cast<size_t>(worker);
+    std::optional<int> item = ranges_[own].range.take_front();
+    for (size_t i = 1; !item && i < ranges_.size(); ++i)
+      item = ranges_[(own + i) % ranges_.size()].range.take_back();
+    return item;
+  }
+
+ private:
+  struct alignas(64) Padded {
+    Range range;
+  };
+  std::vector<Padded> ranges_;
 };
 
 }  // namespace
@@ -149,7 +195,7 @@ int available_threads() {
 // the items that others have begun: it never waits for a helper that has not come yet, and never
 // yields its CPU to another process while there is work.
 struct Workers::Impl {
-  explicit Impl(int count) : threads(count), arena(count) {
+  explicit Impl(int count) : threads(count), arena(count), first_tickets(count) {
     // oneTBB makes no more threads than CPUs unless told so.
     if (threads > tbb::info::default_concurrency()) {
       limit.emplace(tbb::global_control::max_allowed_parallelism, static_cast<size_t>(threads));
@@ -185,7 +231,8 @@ struct Workers::Impl {
     Call<int, int, int> second;
   };
   std::optional<Stages> stages;
-  Tickets first_tickets, second_tickets;
+  Ranges first_tickets;
+  Range second_tickets;                             // of the groups that are released
   std::unique_ptr<std::atomic<int>[]> left, order;  // [capacity]
   int capacity = 0;
   std::atomic<int> released{0};
@@ -217,7 +264,7 @@ void Workers::Impl::run(int groups, int first_items, Call<int, int, int> first, 
   failed = false;
   error = nullptr;
   unfinished = items;
-  second_tickets.reset(0);
+  second_tickets.reset(0, 0);
   first_tickets.reset(groups * first_items);
   call_helpers(items);
   {
@@ -235,9 +282,9 @@ void Workers::Impl::run(int groups, int first_items, Call<int, int, int> first, 
 // Takes tickets until there is none. Those of the second stage come first: their data is in cache.
 void Workers::Impl::work(int worker) {
   for (;;) {
-    if (const auto second = second_tickets.take()) {
+    if (const auto second = second_tickets.take_front()) {
       run_second(*second, worker);
-    } else if (const auto first = first_tickets.take()) {
+    } else if (const auto first = first_tickets.take(worker)) {
       run_first(*first, worker);
     } else {
       return;
@@ -264,7 +311,7 @@ void Workers::Impl::run_first(int ticket, int worker) {
     guarded([&] { s.join(group, worker); });
     if (s.second_items > 0) {
       order[released.fetch_add(1)].store(group);
-      second_tickets.add(s.second_items);
+      second_tickets.extend(s.second_items);
       event.happen();
     }
   }

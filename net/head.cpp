@@ -24,9 +24,10 @@ Head::Head(const NetworkConfig& config, Parameters& parameters)
 
 size_t Head::scratch() const {
   const Shape& x = input_->y.shape;
-  return std::max({ops::conv1x1_forward_scratch(x, conv_.y.shape), ops::conv1x1_backward_scratch(x),
+  return std::max({ops::conv1x1_forward_scratch(x, conv_.y.shape),
+                   ops::conv1x1_backward_scratch(x, conv_.y.shape),
                    ops::conv1x1_forward_scratch(features_.shape, logits_.shape),
-                   ops::conv1x1_backward_scratch(features_.shape),
+                   ops::conv1x1_backward_scratch(features_.shape, logits_.shape),
                    static_cast<size_t>(logits_.shape.padded_c() + kLane)});
 }
 
@@ -43,7 +44,9 @@ void Head::plan_forward(Plan& plan) {
   const bool training = plan.training();
   const Shape& x = input_->y.shape;
   const Shape y = Shape::nhwc(x.n, x.h, x.w, channels_);
-  if (training && input_->has_skip()) {
+  // As in Mbconv::plan_sums.
+  conv_backward_cut_ = ops::conv1x1_backward_cut(x, y, true);
+  if (training && (input_->has_skip() || !conv_backward_cut_.one_sweep())) {
     plan.add("head.x", x, conv_pass_, plan.backward(conv_pass_), x_in_);
   }
   plan.add("head", y, conv_pass_, training ? plan.backward(conv_pass_) : pool_pass_, conv_.y);
@@ -74,27 +77,22 @@ void Head::plan_backward(Plan& plan) {
   const Shape& y = conv_.y.shape;
   const int first = plan.backward(pool_pass_), last = plan.backward(conv_pass_);
   const auto slots = [](const ops::Packed<float>& w, const ops::Conv1x1BackwardCut& cut) {
-    return w.size() * static_cast<size_t>(cut.rows.items());
+    return w.size() * static_cast<size_t>(cut.slots());
   };
   plan.add("dlogits", logits_.shape, pool_pass_, first, dlogits_);
   plan.add("dfeatures", features_.shape, first, first, dfeatures_);
   plan.add("pixel.grad", features_.shape.size(), first, last, pixel_grad_);
-  classifier_backward_cut_ = ops::conv1x1_backward_cut(features_.shape, logits_.shape);
+  classifier_backward_cut_ = ops::conv1x1_backward_cut(features_.shape, logits_.shape, false);
   plan.add("classifier.slots", slots(parameters_->packed(classifier_w_), classifier_backward_cut_),
            first, first, classifier_slots_);
-  plan.add("classifier.partial",
-           features_.shape.size() * static_cast<size_t>(classifier_backward_cut_.channel_groups),
-           first, first, classifier_partial_);
   plan.add("classifier.wt", static_cast<size_t>(classes_) * static_cast<size_t>(y.padded_c()),
            first, first, classifier_wt_);
 
   plan.add_sums("head.dz.sums", 1, y.padded_c(), first, conv_grad_sums_);
-  conv_backward_cut_ = ops::conv1x1_backward_cut(x, y);
   plan.add_sums("head.dx.sums", conv_backward_cut_.rows.items(), x.padded_c(), last,
                 input_grad_sums_);
   plan.add("head.slots", slots(parameters_->packed(w_), conv_backward_cut_), last, last, slots_);
-  plan.add("head.dx.partial", x.size() * static_cast<size_t>(conv_backward_cut_.channel_groups),
-           last, last, partial_);
+  if (!conv_backward_cut_.one_sweep()) plan.add("head.dy", y, last, last, formed_dy_);
   plan.add("head.wt", static_cast<size_t>(channels_) * static_cast<size_t>(x.padded_c()), first,
            last, wt_);
 }
@@ -117,11 +115,17 @@ void Head::add_costs(Plan& plan) {
       add("classifier", dense, bytes(features_.shape) + bytes(logits_.shape), classifier_cut_,
           features_.shape, ops::conv1x1_forward_column_groups(features_.shape, logits_.shape));
   if (!plan.training()) return;
+  const auto add_backward = [&](const char* kind, double macs, double moved,
+                                const ops::Conv1x1BackwardCut& cut, const Shape& in,
+                                const Shape& out) {
+    return plan.profile().add({kind, kind, macs, moved + cut.sweeps() * bytes(out), cut.items(),
+                               ops::largest_share(cut, in, out)});
+  };
   cost_.classifier_backward =
-      add("classifier backward", 2 * dense, 2 * bytes(features_.shape) + bytes(logits_.shape),
-          classifier_backward_cut_.rows, features_.shape, classifier_backward_cut_.channel_groups);
-  cost_.conv_backward = add("head backward", 2 * conv, bytes(y) + 3 * bytes(x),
-                            conv_backward_cut_.rows, y, conv_backward_cut_.channel_groups);
+      add_backward("classifier backward", 2 * dense, 2 * bytes(features_.shape),
+                   classifier_backward_cut_, features_.shape, logits_.shape);
+  cost_.conv_backward =
+      add_backward("head backward", 2 * conv, 3 * bytes(x), conv_backward_cut_, x, y);
 }
 
 void Head::append_transposes(std::vector<Transpose>& list) const {
@@ -130,7 +134,7 @@ void Head::append_transposes(std::vector<Transpose>& list) const {
 }
 
 ops::Deferred Head::saved_input() const {
-  if (!input_->skip) return input_->deferred();
+  if (!x_in_) return input_->deferred();
   ops::Deferred x;
   x.y = x_in_;
   return x;
@@ -231,10 +235,9 @@ void Head::backward(const ops::Context& context) {
   args.wt = {wt_, channels_, input_->y.shape.c};
   args.dx = input_->input_grad({}, input_grad_sums_);
   args.dw = parameters_->packed_gradient(w_);
-  args.dx_partial = partial_;
   args.dw_slots = slots_;
-  args.cut = conv_backward_cut_.rows;
-  args.channel_groups = conv_backward_cut_.channel_groups;
+  args.formed_dy = formed_dy_.data;
+  args.cut = conv_backward_cut_;
   ops::conv1x1_backward(context, args);
   input_->batch_norm->backward(input_grad_sums_, input_->y.shape.rows());
 }
@@ -246,10 +249,8 @@ void Head::backward_classifier(const ops::Context& context) {
   args.wt = {classifier_wt_, classes_, channels_};
   args.dx.dz = dfeatures_;
   args.dw = parameters_->packed_gradient(classifier_w_);
-  args.dx_partial = classifier_partial_;
   args.dw_slots = classifier_slots_;
-  args.cut = classifier_backward_cut_.rows;
-  args.channel_groups = classifier_backward_cut_.channel_groups;
+  args.cut = classifier_backward_cut_;
   ops::conv1x1_backward(context, args);
 }
 

@@ -73,7 +73,8 @@ class Head {
   } cost_ = {};
 
   Output conv_;                       // [N,H,W,C]; its gradient is the same for all pixels
-  View<float> x_in_;                  // finished input, where it has a skip
+  View<float> x_in_;                  // finished input, where the backward pass wants it
+  View<float> formed_dy_;             // [N,H,W,C] gradient of the raw conv_.y
   View<float> features_, dfeatures_;  // [N,1,1,C] after dropout
   View<float> logits_, dlogits_;      // [N,1,1,K], without bias
   float* pooled_ = nullptr;           // [N,C]
@@ -89,7 +90,6 @@ class Head {
   ops::ChannelSums conv_sums_, conv_grad_sums_, input_grad_sums_;
   float *wt_ = nullptr, *classifier_wt_ = nullptr;
   float *slots_ = nullptr, *classifier_slots_ = nullptr;
-  float *partial_ = nullptr, *classifier_partial_ = nullptr;
 };
 
 }  // namespace mbconv::net

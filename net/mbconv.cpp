@@ -52,7 +52,7 @@ void Mbconv::append_transposes(std::vector<Transpose>& list) const {
 }
 
 ops::Deferred Mbconv::saved_input() const {
-  if (!input_->skip) return input_->deferred();
+  if (!keeps_input_) return input_->deferred();
   ops::Deferred x;
   x.y = x_in_;
   return x;
@@ -198,10 +198,9 @@ void Mbconv::backward_expand(const ops::Context& context) {
   args.wt = {expand_wt_, config_.expanded, config_.in};
   args.dx = input_->input_grad(skip_grad(), input_grad_sums_);
   args.dw = parameters_->packed_gradient(expand_w_);
-  args.dx_partial = dx_partial_;
   args.dw_slots = expand_slots_;
-  args.cut = expand_backward_cut_.rows;
-  args.channel_groups = expand_backward_cut_.channel_groups;
+  args.formed_dy = expanded_.dz.data;
+  args.cut = expand_backward_cut_;
   ops::conv1x1_backward(context, args);
   input_->batch_norm->backward(input_grad_sums_, input_->y.shape.rows());
 }

@@ -84,9 +84,10 @@ class Mbconv {
   int first_pass_ = 0, depthwise_pass_ = 0, project_pass_ = 0;
 
   // Saved from forward to backward.
-  View<float> x_in_;  // [N,H,W,in] the finished block input, where training writes it
-  Output expanded_;   // [N,H,W,E]
-  Output depthwise_;  // [N,OH,OW,E], whose gradient goes by g_, gate_ and offset_
+  View<float> x_in_;          // [N,H,W,in] the finished block input, where training writes it
+  bool keeps_input_ = false;  // until the backward pass
+  Output expanded_;           // [N,H,W,E]
+  Output depthwise_;          // [N,OH,OW,E], whose gradient goes by g_, gate_ and offset_
   float *pooled_ = nullptr, *gate_ = nullptr, *u_ = nullptr;  // [N,E], [N,E], [N,reduced]
 
   // Work of single passes.
@@ -94,7 +95,8 @@ class Mbconv {
   ops::DwconvCut depthwise_cut_, depthwise_backward_cut_;
   ops::ProjectForwardCut project_cut_;
   ops::InvertedResidualCut inference_cut_;
-  ops::Conv1x1BackwardCut project_backward_cut_, expand_backward_cut_;
+  ops::ProjectBackwardCut project_backward_cut_;
+  ops::Conv1x1BackwardCut expand_backward_cut_;
   ops::ChannelSums expand_sums_, depthwise_sums_, project_sums_;
   ops::ChannelSums depthwise_grad_sums_, expand_grad_sums_, input_grad_sums_;
   double *pool_partial_ = nullptr, *gate_sums_ = nullptr;
@@ -103,7 +105,7 @@ class Mbconv {
   float *du_ = nullptr, *h_ = nullptr;                         // [N,reduced]
   float *expand_wt_ = nullptr, *project_wt_ = nullptr;
   float *expand_slots_ = nullptr, *depthwise_slots_ = nullptr, *project_slots_ = nullptr;
-  float *finished_dy_ = nullptr, *dx_partial_ = nullptr;
+  float* finished_dy_ = nullptr;
 };
 
 }  // namespace mbconv::net

@@ -14,7 +14,7 @@ size_t Mbconv::scratch() const {
   if (config_.expand) {
     const Shape& x = input_->y.shape;
     floats = std::max({floats, ops::conv1x1_forward_scratch(x, expanded_.y.shape),
-                       ops::conv1x1_backward_scratch(x)});
+                       ops::conv1x1_backward_scratch(x, expanded_.y.shape)});
   }
   return floats;
 }
@@ -81,12 +81,13 @@ void Mbconv::plan_forward(Plan& plan) {
 // What the forward passes of training write besides.
 void Mbconv::plan_sums(Plan& plan) {
   // The finished input is written where later passes need it: a residual connection adds it to the
-  // output, and with a skip pending on it, it is too expensive to finish again in the backward
-  // pass.
-  const bool needed_again = input_->has_skip();
-  if (config_.residual || needed_again) {
+  // output, and it is too expensive to finish again in the backward pass with a skip pending on it,
+  // or once for each group of filters.
+  expand_backward_cut_ = ops::conv1x1_backward_cut(input_->y.shape, wide_shape(), true);
+  keeps_input_ = input_->has_skip() || (config_.expand && !expand_backward_cut_.one_sweep());
+  if (config_.residual || keeps_input_) {
     plan.add(name_ + ".x", input_->y.shape, first_pass_,
-             needed_again ? plan.backward(first_pass_) : project_pass_ + 1, x_in_);
+             keeps_input_ ? plan.backward(first_pass_) : project_pass_ + 1, x_in_);
   }
   if (config_.residual) {
     output_.skip.shape = input_->y.shape;
@@ -124,15 +125,11 @@ void Mbconv::plan_backward(Plan& plan) {
   plan.add(name_ + ".dz.expand", wide, pass, last, expanded_.dz);
   plan.add_sums(name_ + ".dz.expand.sums", ranges, wide.padded_c(), pass, expand_grad_sums_);
 
-  expand_backward_cut_ = ops::conv1x1_backward_cut(x, wide);
-  const int slots = expand_backward_cut_.rows.items(), groups = expand_backward_cut_.channel_groups;
   const size_t weights = parameters_->packed(expand_w_).size();
-  plan.add_sums(name_ + ".dx.sums", slots, x.padded_c(), last, input_grad_sums_);
-  plan.add(name_ + ".expand.slots", weights * static_cast<size_t>(slots), last, last,
-           expand_slots_);
-  if (groups > 1)
-    plan.add(name_ + ".dx.partial", x.size() * static_cast<size_t>(groups), last, last,
-             dx_partial_);
+  plan.add_sums(name_ + ".dx.sums", expand_backward_cut_.rows.items(), x.padded_c(), last,
+                input_grad_sums_);
+  plan.add(name_ + ".expand.slots", weights * static_cast<size_t>(expand_backward_cut_.slots()),
+           last, last, expand_slots_);
   const size_t transposed =
       static_cast<size_t>(c.expanded) * static_cast<size_t>(round_up(c.in, kLane));
   plan.add(name_ + ".expand.wt", transposed, plan.first_backward(), last, expand_wt_);
@@ -205,9 +202,12 @@ void Mbconv::add_costs(Plan& plan) {
           2 * bytes(d) + (c.expand ? 2 * bytes(wide) : bytes(x) + input_grad),
           depthwise_backward_cut_.lines, wide, wide.h, depthwise_backward_cut_.units);
   if (!c.expand) return;
+  const ops::Conv1x1BackwardCut& cut = expand_backward_cut_;
+  const char* kind = "expand backward";
   cost_.expand_backward =
-      add("expand backward", 2 * macs(x, expand), 2 * bytes(wide) + bytes(x) + input_grad,
-          expand_backward_cut_.rows, x, x.pixels(), expand_backward_cut_.channel_groups);
+      plan.profile().add({name_ + "." + kind, kind, 2 * macs(x, expand),
+                          2 * cut.sweeps() * bytes(wide) + bytes(x) + input_grad, cut.items(),
+                          ops::largest_share(cut, x, wide)});
 }
 
 }  // namespace mbconv::net

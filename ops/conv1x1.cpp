@@ -9,15 +9,15 @@ namespace mbconv::ops {
 
 namespace generic {
 Conv1x1ForwardItem conv1x1_forward;
-Conv1x1BackwardItem conv1x1_backward, conv1x1_backward_join;
+Conv1x1BackwardItem conv1x1_backward;
 }  // namespace generic
 namespace avx2 {
 Conv1x1ForwardItem conv1x1_forward;
-Conv1x1BackwardItem conv1x1_backward, conv1x1_backward_join;
+Conv1x1BackwardItem conv1x1_backward;
 }  // namespace avx2
 namespace avx512 {
 Conv1x1ForwardItem conv1x1_forward;
-Conv1x1BackwardItem conv1x1_backward, conv1x1_backward_join;
+Conv1x1BackwardItem conv1x1_backward;
 }  // namespace avx512
 
 namespace {
@@ -32,19 +32,16 @@ constexpr Variant<Conv1x1BackwardItem> kBackward[] = {
     {Isa::avx2, "avx2_6x16", avx2::conv1x1_backward},
     {Isa::generic, "generic", generic::conv1x1_backward},
 };
-constexpr Variant<Conv1x1BackwardItem> kBackwardJoin[] = {
-    {Isa::avx512, "avx512", avx512::conv1x1_backward_join},
-    {Isa::avx2, "avx2", avx2::conv1x1_backward_join},
-    {Isa::generic, "generic", generic::conv1x1_backward_join},
-};
 
 // Partial filter gradients of a pass may take this many floats.
-constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;
+constexpr int64_t kMaxSlotFloats = int64_t{4} << 20;
 // Items of fewer rows would mostly read weights.
 constexpr int kMinItemRows = 32;
-// Slots of fewer rows would mostly write filter gradients, and more channel groups mostly partial
-// input gradients, which cost less where there are few rows.
-constexpr int kMinSlotRows = 192, kMaxChannelGroups = 3, kMaxChannelGroupsOfOneSlot = 8;
+// Slots of fewer rows would mostly write filter gradients: in one sweep, and where dw is cut for
+// itself, which costs nothing in other slots.
+constexpr int kMinSlotRows = 192, kMinFilterRows = 512;
+// Rows of an item of dx that is computed for itself: half an image of the last stage.
+constexpr int kMinInputRows = 24;
 
 void require_same(const char* what, const Shape& got, const Shape& expected) {
   require(got == expected, "conv1x1: ", what, " is [", got.n, ",", got.h, ",", got.w, ",", got.c,
@@ -116,20 +113,40 @@ void conv1x1_forward(const Context& context, const Conv1x1Forward& args) {
   });
 }
 
-Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy) {
-  const int64_t rows = x.rows();
-  const int64_t items = wanted_items(2 * rows * x.c * dy.c);
-  const int64_t slots = std::max<int64_t>(
-      1, std::min({items, rows / kMinSlotRows, kMaxSlotFloats / (int64_t{x.c} * dy.c)}));
-  const RowCut cut = cut_rows(x.n, x.pixels(), slots, kTileRows / 2);
-  const int most = cut.items() == 1 ? kMaxChannelGroupsOfOneSlot : kMaxChannelGroups;
-  const int64_t groups = std::min<int64_t>(items / cut.items(), most);
-  return {cut,
-          static_cast<int>(std::clamp<int64_t>(groups, 1, ceil_div(dy.padded_c(), kWideBlock)))};
+Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy, bool batch_norm) {
+  const int64_t items = wanted_items(2 * x.rows() * x.c * dy.c);
+  const int64_t most_slots = kMaxSlotFloats / (int64_t{x.c} * dy.c);
+  const auto cut_for_slots = [&](int64_t wanted, int min_rows) {
+    const int64_t most = std::min(x.rows() / min_rows, most_slots);
+    return cut_rows(x.n, x.pixels(), std::max<int64_t>(1, std::min(wanted, most)), kTileRows / 2);
+  };
+  Conv1x1BackwardCut cut;
+  cut.rows = cut_for_slots(items, kMinSlotRows);
+  if (2 * cut.rows.items() >= items) return cut;
+  // Half of the items for either gradient.
+  const int64_t most = std::max<int64_t>(1, x.rows() / kMinInputRows);
+  cut.rows = cut_rows(x.n, x.pixels(), std::min(items / 2, most), kMinInputRows);
+  if (!batch_norm) {
+    cut.column_groups = static_cast<int>(
+        std::clamp<int64_t>(items / 2 / cut.rows.items(), 1, ceil_div(x.padded_c(), kWideBlock)));
+  }
+  cut.filter_groups = ceil_div(dy.padded_c(), kWideBlock);
+  cut.filter_rows = cut_for_slots(items / 2 / cut.filter_groups, kMinFilterRows);
+  return cut;
 }
 
-size_t conv1x1_backward_scratch(const Shape& x) {
-  return static_cast<size_t>(kTileRows * (2 * x.padded_c() + kWideBlock) + 2 * x.padded_c());
+double largest_share(const Conv1x1BackwardCut& cut, const Shape& x, const Shape& dy) {
+  const auto share = [&](const RowCut& rows, int panels, int groups) {
+    return largest_share(rows, x.n, x.pixels()) * ceil_div(panels, groups) / panels;
+  };
+  if (cut.one_sweep()) return share(cut.rows, 1, 1);
+  return std::max(share(cut.rows, ceil_div(x.padded_c(), kWideBlock), cut.column_groups),
+                  share(cut.filter_rows, ceil_div(dy.padded_c(), kWideBlock), cut.filter_groups));
+}
+
+size_t conv1x1_backward_scratch(const Shape& x, const Shape& dy) {
+  const int both = kTileRows * (2 * x.padded_c() + kWideBlock) + 2 * x.padded_c();
+  return std::max(static_cast<size_t>(both), conv1x1_forward_scratch(dy, x));
 }
 
 void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
@@ -139,29 +156,38 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
   require_channels("dw's output side", args.dw.n, dy.c);
   require(x.n == dy.n && x.h == dy.h && x.w == dy.w, "conv1x1: x and dy differ in size");
   require(x.blocks() == 1, "conv1x1: x has ", x.blocks(), " channel blocks, expected NHWC");
-  require(args.channel_groups >= 1 && args.channel_groups <= args.dw.panels(),
-          "conv1x1: ", args.channel_groups, " channel groups, expected 1 to ", args.dw.panels());
+  const Conv1x1BackwardCut& cut = args.cut;
+  require(cut.filter_groups >= 0 && cut.filter_groups <= args.dw.panels(),
+          "conv1x1: ", cut.filter_groups, " groups of dw's columns, expected 0 to ",
+          args.dw.panels());
+  const bool formed = !cut.one_sweep() && args.dy.y;
+  require(cut.one_sweep() || args.dx, "conv1x1: without dx, dw is cut for one sweep");
+  require(!formed || args.formed_dy, "conv1x1: dw needs memory for the dy that dx forms");
+  const int most = cut.one_sweep() || formed ? 1 : ceil_div(x.padded_c(), kWideBlock);
+  require(cut.column_groups >= 1 && cut.column_groups <= most, "conv1x1: ", cut.column_groups,
+          " groups of dx's columns, expected 1 to ", most);
   if (args.dx) {
     require(!args.dx.y || args.dx.sums, "conv1x1: dx goes through a batch norm and needs its sums");
-    require_sums("dx.sums", args.dx.sums, args.cut.items(), x);
+    require_sums("dx.sums", args.dx.sums, cut.rows.items(), x);
     require_same("dx", args.dx.dz.shape, Shape::nhwc(x.n, x.h, x.w, x.c));
     require_channels("wt's input side", args.wt.k, dy.c);
     require_channels("wt's output side", args.wt.n, x.c);
   }
   const auto item = pick(conv1x1_backward_variants(), context.isa).function;
-  const auto join =
-      pick(std::span<const Variant<Conv1x1BackwardItem>>(kBackwardJoin), context.isa).function;
-  context.workers->run_staged(
-      args.cut.items(), args.channel_groups,
-      [&](int slot, int group, int worker) {
-        item(args, slot, group, context.worker_scratch(worker));
-      },
-      [&](int slot, int worker) {
-        if (args.channel_groups > 1 && args.dx) join(args, slot, 0, context.worker_scratch(worker));
-      },
-      0, [](int, int, int) {});
-  if (args.cut.items() > 1) {
-    add_slots(*context.workers, args.dw_slots, args.cut.items(), args.dw.size(), args.dw.data);
+  context.workers->run(cut.input_items(),
+                       [&](int i, int worker) { item(args, i, context.worker_scratch(worker)); });
+  if (!cut.one_sweep()) {
+    Conv1x1Backward filter = args;
+    if (formed) {
+      filter.dy = {};
+      filter.dy.g = {args.formed_dy, dy};
+    }
+    context.workers->run(cut.filter_items(), [&](int i, int worker) {
+      item(filter, cut.input_items() + i, context.worker_scratch(worker));
+    });
+  }
+  if (cut.slots() > 1) {
+    add_slots(*context.workers, args.dw_slots, cut.slots(), args.dw.size(), args.dw.data);
   }
 }
 

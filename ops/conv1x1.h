@@ -36,7 +36,29 @@ void conv1x1_forward(const Context& context, const Conv1x1Forward& args);
 // Its checks, for passes that run its items themselves.
 void check_conv1x1_forward(const Conv1x1Forward& args);
 
-// Both gradients in one sweep over dy:
+// How a backward pass is cut. Where there are many rows for the size of w, one sweep over dy yields
+// both gradients, each row range filling a slot of dw. Elsewhere slots would take more memory
+// traffic than dy itself, and dx comes first, by rows, then dw, by column panels.
+struct Conv1x1BackwardCut {
+  RowCut rows;            // of dx, and of dw in one sweep
+  int column_groups = 1;  // of dx's column panels; more than one only where dy needs no forming
+  RowCut filter_rows = {};
+  int filter_groups = 0;  // of dw's column panels; 0: one sweep
+
+  MBCONV_INLINE constexpr bool one_sweep() const { return filter_groups == 0; }
+  MBCONV_INLINE constexpr int sweeps() const { return one_sweep() ? 1 : 2; }
+  MBCONV_INLINE constexpr int slots() const {
+    return one_sweep() ? rows.items() : filter_rows.items();
+  }
+  MBCONV_INLINE constexpr int input_items() const { return rows.items() * column_groups; }
+  MBCONV_INLINE constexpr int filter_items() const { return filter_rows.items() * filter_groups; }
+  // Of the half that has fewer.
+  MBCONV_INLINE constexpr int items() const {
+    return one_sweep() ? input_items() : std::min(input_items(), filter_items());
+  }
+};
+
+// Both gradients:
 //   dx[r,i] = sum over o of dy[r,o] w[i,o],   dw[i,o] += sum over r of x[r,i] dy[r,o].
 struct Conv1x1Backward {
   DeferredGrad dy;         // [N,H,W,Cout]
@@ -44,25 +66,24 @@ struct Conv1x1Backward {
   Packed<const float> wt;  // [Cout,Cin], the transpose of w; unused without dx
   InputGrad dx;            // [N,H,W,Cin] out; or empty
   Packed<float> dw;        // [Cin,Cout] accumulated
-  float* dx_partial;       // [channel_groups][N,H,W,Cin] work; unused if channel_groups = 1
-  float* dw_slots;         // [cut.items()][Cin,Cout] work; unused if cut.items() = 1
-  RowCut cut;
-  int channel_groups;  // of dy's channel panels
+  float* dw_slots;         // [cut.slots()][Cin,Cout] work; unused if there is one
+  float* formed_dy;        // [N,H,W,Cout] work, layout of dy, or where dy.g is: what dw reads after
+                           // dx; unused in one sweep and where dy goes through no batch norm
+  Conv1x1BackwardCut cut;
 };
 
-struct Conv1x1BackwardCut {
-  RowCut rows;
-  int channel_groups;
-};
-Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy);
-size_t conv1x1_backward_scratch(const Shape& x);
-// Overwrites dx.dz and dx.sums (a slot for each row range), accumulates dw. Parallel over row
-// ranges and channel groups.
+// `batch_norm`: whether dy goes through one.
+Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy, bool batch_norm);
+// The share that the largest item has of the pass or of the half it is in.
+double largest_share(const Conv1x1BackwardCut& cut, const Shape& x, const Shape& dy);
+size_t conv1x1_backward_scratch(const Shape& x, const Shape& dy);
+// Overwrites dx.dz and dx.sums (a slot for each range of cut.rows), accumulates dw. Parallel over
+// the items of the cut. Without dx only in one sweep.
 void conv1x1_backward(const Context& context, const Conv1x1Backward& args);
 
-// One work item of a pass. `slot` is the row range, `group` the column or channel group.
+// One work item of a pass. `slot` is the row range, `group` the column group.
 using Conv1x1ForwardItem = void(const Conv1x1Forward& args, int slot, int group, float* scratch);
-using Conv1x1BackwardItem = void(const Conv1x1Backward& args, int slot, int group, float* scratch);
+using Conv1x1BackwardItem = void(const Conv1x1Backward& args, int item, float* scratch);
 
 std::span<const Variant<Conv1x1ForwardItem>> conv1x1_forward_variants();
 std::span<const Variant<Conv1x1BackwardItem>> conv1x1_backward_variants();

@@ -5,57 +5,107 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 
 Conv1x1ForwardItem conv1x1_forward;
-Conv1x1BackwardItem conv1x1_backward, conv1x1_backward_join;
+Conv1x1BackwardItem conv1x1_backward;
+
+namespace {
+
+// Calls body(k, width) for the blocks of a tensor of which columns [k0, k0 + depth) consist.
+template <class Body>
+void for_each_block(const Shape& shape, int k0, int depth, const Body& body) {
+  for (int k = 0; k < depth; k += shape.block) {
+    const int left = round_up(depth - k, kLane);
+    body(k0 + k, left < shape.block ? left : shape.block);
+  }
+}
+
+}  // namespace
 
 void conv1x1_forward(const Conv1x1Forward& args, int slot, int group, float* scratch) {
   const Shape& shape = args.x.y.shape;
-  const int first = args.w.panels() * group / args.column_groups;
-  const int last = args.w.panels() * (group + 1) / args.column_groups;
+  const Panels panels = group_of(args.w.panels(), group, args.column_groups);
   const View<float> x_out = group == 0 ? args.x_out : View<float>{};
   const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
-  // A chunk of the depth may span several blocks of a wide tensor.
   const auto load = [&](const TileRows& rows, int k0, int depth, float* tile, int ld) {
-    for (int k = 0; k < depth; k += shape.block) {
-      const int left = round_up(depth - k, kLane);
-      load_rows(args.x, x_out, rows, k0 + k, left < shape.block ? left : shape.block,
-                next_block(shape, rows, k0 + k, 0, shape.blocks()), tile + k, ld);
-    }
+    for_each_block(shape, k0, depth, [&](int k, int width) {
+      load_rows(args.x, x_out, rows, k, width, next_block(shape, rows, k, 0, shape.blocks()),
+                tile + k - k0, ld);
+    });
   };
-  forward_rows({args.w, first, last, args.y, args.pivot, args.sums, args.finish, args.x.y},
-               range.begin, range.end, slot, scratch, load);
+  forward_rows(
+      {args.w, panels.first, panels.last, args.y, args.pivot, args.sums, args.finish, args.x.y},
+      range.begin, range.end, slot, scratch, load);
 }
 
-void conv1x1_backward(const Conv1x1Backward& args, int slot, int group, float* scratch) {
-  const int width = args.x.y.shape.padded_c();
-  backward_rows(args, slot, group, scratch, [&](const TileRows& rows, float* tile, int ld) {
-    load_rows(args.x, {}, rows, 0, width, kAhead, tile, ld);
-  });
+namespace {
+
+// dx over one row range and column group: the forward product with w's transpose. Leaves dy behind,
+// formed.
+void input_rows(const Conv1x1Backward& args, int slot, int group, float* scratch) {
+  const Shape& shape = args.dy.shape();
+  const RowCut::Range range = args.cut.rows.item(slot, shape.n, shape.pixels());
+  const Panels panels = group_of(args.wt.panels(), group, args.cut.column_groups);
+  Product product{args.wt, panels.first, panels.last, args.dx.dz, nullptr, args.dx.sums, {}};
+  product.x = args.dy.g;
+  product.x2 = args.dy.y;
+  product.input_grad = &args.dx;
+  forward_rows(product, range.begin, range.end, slot, scratch,
+               [&](const TileRows& rows, int k0, int depth, float* tile, int ld) {
+                 for_each_block(shape, k0, depth, [&](int k, int width) {
+                   float* to = tile + k - k0;
+                   load_grad_rows(args.dy, rows, k, width,
+                                  next_block(shape, rows, k, 0, shape.blocks()), to, ld);
+                   if (args.dy.y) store_rows(to, ld, rows, k, width, {args.formed_dy, shape});
+                 });
+               });
 }
 
-// After the channel groups of a row range: adds their partial sums in order and applies the
-// epilogue.
-void conv1x1_backward_join(const Conv1x1Backward& args, int slot, int, float* scratch) {
-  const Shape& shape = args.dx.dz.shape;
-  const ptrdiff_t ld = shape.padded_c();
-  const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
+// dw over one row range and group of its column panels.
+template <class Load>
+void filter_rows(const Conv1x1Backward& args, int slot, int group, float* scratch,
+                 const Load& load) {
+  const Shape& shape = args.dy.shape();
+  const int ld = round_up(args.dw.k, kLane);
+  const RowCut::Range range = args.cut.filter_rows.item(slot, shape.n, shape.pixels());
+  const Panels panels = group_of(args.dw.panels(), group, args.cut.filter_groups);
+  const Packed<float> dw = filter_slot(args, slot);
+  bool add = args.cut.slots() == 1;  // a slot is overwritten by its first tile
   Scratch memory(scratch);
-  float* dx = memory.take(kTileRows * ld);
-  const TileSums sums(memory, args.dx.sums, slot, 0, shape.padded_c());
-  int64_t row = range.begin;
+  float* x_tile = memory.take(ptrdiff_t{kTileRows} * ld);
+  float* dy = memory.take(kTileRows * kWideBlock);
   for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
-    const ptrdiff_t count = rows.count * ld;
-    for (ptrdiff_t i = 0; i < count; i += kWidth) {
-      V sum = load(args.dx_partial + row * ld + i);
-      for (int g = 1; g < args.channel_groups; ++g) {
-        sum = sum + load(args.dx_partial + (g * shape.rows() + row) * ld + i);
-      }
-      store(dx + i, sum);
+    const float* x = load(rows, x_tile, ld);
+    for (int panel = panels.first; panel < panels.last; ++panel) {
+      const int c = panel * kWideBlock, width = dw.width(panel);
+      load_grad_rows(args.dy, rows, c, width, next_block(shape, rows, c, panels.first, panels.last),
+                     dy, kWideBlock);
+      gemm_tn(rows.count, args.dw.k, dw.used(panel), {x, ld}, {dy, kWideBlock}, dw.panel(panel),
+              width, add);
     }
-    store_input_grad(args.dx, rows, dx, ld, sums.tile);
-    sums.flush();
-    row += rows.count;
+    add = true;
   });
-  fence_streams();
+}
+
+}  // namespace
+
+void conv1x1_backward(const Conv1x1Backward& args, int item, float* scratch) {
+  const Deferred& x = args.x;
+  const bool finished = x.scale == nullptr && x.gate == nullptr && !x.skip;
+  const auto load = [&](const TileRows& rows, float* tile, int ld) -> const float* {
+    // Rows of a finished x are contiguous: they are read where they are.
+    if (finished) return x.y.data + row_offset(x.y.shape, rows, 0);
+    load_rows(x, {}, rows, 0, ld, kAhead, tile, ld);
+    return tile;
+  };
+  const Conv1x1BackwardCut& cut = args.cut;
+  const int filter_item = item - cut.input_items();
+  if (cut.one_sweep()) {
+    backward_rows(args, item, scratch, load);
+  } else if (filter_item >= 0) {
+    filter_rows(args, filter_item / cut.filter_groups, filter_item % cut.filter_groups, scratch,
+                load);
+  } else {
+    input_rows(args, item / cut.column_groups, item % cut.column_groups, scratch);
+  }
 }
 
 }  // namespace mbconv::ops::MBCONV_LEVEL

@@ -61,6 +61,14 @@ constexpr RowCut cut_rows(int n, int pixels, int64_t items, int min_rows) {
   return cut;
 }
 
+// Group `group` of `groups` of a matrix's column panels.
+struct Panels {
+  int first, last;
+};
+MBCONV_INLINE constexpr Panels group_of(int panels, int group, int groups) {
+  return {panels * group / groups, panels * (group + 1) / groups};
+}
+
 // The share of all rows that the largest item has.
 inline double largest_share(const RowCut& cut, int n, int pixels) {
   int64_t largest = 0;

@@ -182,19 +182,29 @@ inline void store_finished_rows(const Finish& finish, const TileRows& rows, floa
   });
 }
 
-// Pixels of an InputGrad, all channels: dz = (dx + skip) * f' and the sums of dz and dz * xhat in
-// `sums`[2][channels]. dx is [pixel][ld] and lost.
+// Channels [c0, c0 + width) of the rows of a tile, as they are.
+inline void store_rows(const float* tile, ptrdiff_t ld, const TileRows& rows, int c0, int width,
+                       View<float> y) {
+  float* channel = y.data + channel_offset(y.shape, c0);
+  for (int r = 0; r < rows.count; ++r)
+    copy_row(tile + r * ld, width, channel + row_offset(y.shape, rows, r));
+}
+
+// Pixels of an InputGrad, channels [c0, c0 + width): dz = (dx + skip) * f' and the sums of dz and
+// dz * xhat in sums[2][all channels]. dx is [pixel][ld] and lost.
 template <class F, bool kSkip, bool kStream>
 inline void input_grad_pixels(const InputGrad& out, float* dx, ptrdiff_t ld, const Pixels pixels,
-                              float* sums) {
+                              int c0, int width, float* sums) {
   const int channels = out.dz.shape.padded_c();
+  const float *scales = at(out.scale, c0), *shifts = at(out.shift, c0);
+  const float *means = out.mean + c0, *invstds = out.invstd + c0;
   const float* skip = at(out.skip.data, pixels.offset);
   const float* y = out.y.data + pixels.offset;
   float* dz = out.dz.data + pixels.offset;
-  for_each_run(pixels.count, channels, [&](int p0, int p1, int c) {
-    const V scale = load_or(out.scale, c, 1.0f), shift = load_or(out.shift, c, 0.0f);
-    const V mean = load(out.mean + c), invstd = load(out.invstd + c);
-    float *to_sum = sums + c, *to_xhat = to_sum + channels;
+  for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
+    const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
+    const V mean = load(means + c), invstd = load(invstds + c);
+    float *to_sum = sums + c0 + c, *to_xhat = to_sum + channels;
     V sum = load(to_sum), sum_xhat = load(to_xhat);
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t to = p * pixels.stride + c;
@@ -219,18 +229,16 @@ inline void input_grad_pixels(const InputGrad& out, float* dx, ptrdiff_t ld, con
     store(to_sum, sum);
     store(to_xhat, sum_xhat);
   });
-  if constexpr (kStaged<kStream>) stream_pixels(dx, ld, pixels, channels, out.dz.data);
+  if constexpr (kStaged<kStream>) stream_pixels(dx, ld, pixels, width, out.dz.data);
 }
 
-// Epilogue of an input gradient: all channels of the rows of a tile dx[rows][ld] of an NHWC tensor.
-// `sums`, [2][channels], may be null where there is no batch norm.
+// Epilogue of an input gradient: channels [c0, c0 + width) of the rows of a tile dx[rows][ld] of an
+// NHWC tensor. `sums`, [2][channels], may be null where there is no batch norm.
 inline void store_input_grad(const InputGrad& out, const TileRows& rows, float* dx, ptrdiff_t ld,
-                             float* sums) {
+                             int c0, int width, float* sums) {
   const Shape& shape = out.dz.shape;
   if (!out.y) {
-    for (int r = 0; r < rows.count; ++r) {
-      copy_row(dx + r * ld, shape.padded_c(), out.dz.data + row_offset(shape, rows, r));
-    }
+    store_rows(dx, ld, rows, c0, width, out.dz);
     return;
   }
   with_activation(out.activation, [&](auto f) {
@@ -238,7 +246,7 @@ inline void store_input_grad(const InputGrad& out, const TileRows& rows, float* 
       with_flag(streams(shape), [&](auto stream) {
         for_each_image(rows, [&](int r0, int r1) {
           input_grad_pixels<decltype(f), decltype(skip)::value, decltype(stream)::value>(
-              out, dx + r0 * ld, ld, tile_pixels(shape, rows, r0, r1, 0, kAhead), sums);
+              out, dx + r0 * ld, ld, tile_pixels(shape, rows, r0, r1, c0, kAhead), c0, width, sums);
         });
       });
     });

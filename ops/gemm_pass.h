@@ -16,11 +16,12 @@ namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
 // Output policy of gemm_panel: another one, and meanwhile memory is asked for channels [c0, c1) of
-// rows of `x`, as many for each row of the product.
+// rows of up to two tensors of a shape, as many for each row of the product.
 template <class Out>
 struct AndPrefetch {
   const Out& out;
-  View<const float> x;
+  const float *first, *second;  // may be null
+  const Shape& shape;
   const TileRows& rows;
   int c0, c1;
 
@@ -30,14 +31,19 @@ struct AndPrefetch {
     if (column % kWideBlock != 0) return;
     const int end = row + MR < rows.count ? row + MR : rows.count;
     for (int c = c0; c < c1; c += kLane) {
-      const float* channel = x.data + channel_offset(x.shape, c);
-      for (int r = row; r < end; ++r) prefetch(channel + row_offset(x.shape, rows, r));
+      const ptrdiff_t channel = channel_offset(shape, c);
+      for (int r = row; r < end; ++r) {
+        const ptrdiff_t from = channel + row_offset(shape, rows, r);
+        if (first != nullptr) prefetch(first + from);
+        if (second != nullptr) prefetch(second + from);
+      }
     }
   }
 };
 
 template <class Out>
-AndPrefetch(const Out&, View<const float>, const TileRows&, int, int) -> AndPrefetch<Out>;
+AndPrefetch(const Out&, const float*, const float*, const Shape&, const TileRows&, int, int)
+    -> AndPrefetch<Out>;
 
 struct Product {
   Packed<const float> w;
@@ -46,11 +52,13 @@ struct Product {
   const float* pivot;
   ChannelSums sums;
   Finish finish;
-  View<const float> x;  // what `load` reads, if it is to be asked for ahead of that
+  // Up to two tensors that `load` reads, if they are to be asked for ahead of that.
+  View<const float> x = {}, x2 = {};
+  const InputGrad* input_grad = nullptr;  // if y is its dz
 };
 
-// The panels of y = x w over the rows [begin, end), raw with batch-norm sums into slot `slot`, or
-// finished.
+// The panels of y = x w over the rows [begin, end): raw, with batch-norm sums into slot `slot`,
+// finished, or as an input gradient.
 // load(rows, k0, depth, tile, ld): the prologue, columns [k0, k0 + depth) of x.
 template <class Load>
 inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot, float* scratch,
@@ -62,14 +70,17 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
   float* x = memory.take(ptrdiff_t{kTileRows} * kc);
   const TileSums sums(memory, p.sums, slot, p.first * kWideBlock, p.last * kWideBlock);
   float* partial = k > kc ? memory.take(ptrdiff_t{kTileRows} * n) : nullptr;
-  float* products = p.finish ? memory.take(kTileRows * kWideBlock) : nullptr;
+  const bool in_tile = p.finish || p.input_grad != nullptr;
+  float* products = in_tile ? memory.take(kTileRows * kWideBlock) : nullptr;
   const bool stream = streams(shape);
   int64_t row = begin;
   for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
     ptrdiff_t offset[kTileRows];
     for (int r = 0; r < rows.count; ++r) offset[r] = row_offset(shape, rows, r);
     row += rows.count;
-    const TileRows following(row, static_cast<int>(end - row < rows.count ? end - row : rows.count),
+    // Beyond the item too: the next one is this thread's, as a rule.
+    const int64_t left = shape.rows() - row;
+    const TileRows following(row, left < rows.count ? static_cast<int>(left) : rows.count,
                              shape.pixels());
     for (int k0 = 0; k0 < k; k0 += kc) {
       const int depth = k - k0 < kc ? k - k0 : kc;
@@ -78,19 +89,26 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
       load(rows, k0, depth, x, kc);
       // Each panel asks for its share of the next columns: of these rows, or of the next tile.
       const int next = last ? 0 : k0 + depth;
-      const int lanes = p.x ? ceil_div(k - next < kc ? k - next : kc, kLane) : 0;
+      const Shape& x_shape = p.x ? p.x.shape : p.x2.shape;
+      const int lanes = p.x || p.x2 ? ceil_div(k - next < kc ? k - next : kc, kLane) : 0;
       const auto share = [&](int i) { return next + lanes * i / (p.last - p.first) * kLane; };
       for (int panel = p.first; panel < p.last; ++panel) {
         const int c = panel * kWideBlock, i = panel - p.first;
         const auto product = [&](const auto& out) {
           gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init,
-                     AndPrefetch{out, p.x, last ? following : rows, share(i), share(i + 1)});
+                     AndPrefetch{out, p.x.data, p.x2.data, x_shape, last ? following : rows,
+                                 share(i), share(i + 1)});
         };
         if (!last) {
           product(StoreTile{partial, n});
-        } else if (p.finish) {
+        } else if (in_tile) {
           product(StoreTile{products - c, kWideBlock});
-          store_finished_rows(p.finish, rows, products, kWideBlock, c, p.w.width(panel), p.y);
+          if (p.finish) {
+            store_finished_rows(p.finish, rows, products, kWideBlock, c, p.w.width(panel), p.y);
+          } else {
+            store_input_grad(*p.input_grad, rows, products, kWideBlock, c, p.w.width(panel),
+                             sums.tile);
+          }
         } else {
           float* base = p.y.data + channel_offset(shape, c) - c;
           with_flag(stream, [&](auto flag) {
@@ -104,49 +122,43 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
   fence_streams();
 }
 
-// dx and dw over the rows and the channel group of one item of Conv1x1Backward, whose `x` is not
-// read: load(rows, tile, ld) is its prologue.
-template <class Load>
-inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* scratch,
-                          const Load& load) {
-  const Shape& dy_shape = p.dy.shape();
-  const int cin = p.dw.k, ld = round_up(cin, kLane);
-  const RowCut::Range range = p.cut.item(slot, dy_shape.n, dy_shape.pixels());
-  const int first = p.dw.panels() * group / p.channel_groups;
-  const int last = p.dw.panels() * (group + 1) / p.channel_groups;
-
+// Where an item of a pass over `p` accumulates dw.
+inline Packed<float> filter_slot(const Conv1x1Backward& p, int slot) {
   Packed<float> dw = p.dw;
-  if (p.cut.items() > 1) {
-    dw.data = p.dw_slots + ptrdiff_t{slot} * static_cast<ptrdiff_t>(dw.size());
-  }
-  bool add = p.cut.items() == 1;  // a slot is overwritten by its first tile
-  const bool whole = p.channel_groups == 1;
+  if (p.cut.slots() > 1) dw.data = p.dw_slots + ptrdiff_t{slot} * static_cast<ptrdiff_t>(dw.size());
+  return dw;
+}
+
+// dx and dw over the rows of an item of a Conv1x1Backward in one sweep.
+// load(rows, tile, ld): the prologue of x, which returns the tile or where else x[rows][ld] is.
+template <class Load>
+inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, const Load& load) {
+  const Shape& shape = p.dy.shape();
+  const int cin = p.dw.k, ld = round_up(cin, kLane);
+  const RowCut::Range range = p.cut.rows.item(slot, shape.n, shape.pixels());
+  const Packed<float> dw = filter_slot(p, slot);
+  bool add = p.cut.slots() == 1;  // a slot is overwritten by its first tile
   Scratch memory(scratch);
-  float* x = memory.take(ptrdiff_t{kTileRows} * ld);
+  float* x_tile = memory.take(ptrdiff_t{kTileRows} * ld);
   float* dy = memory.take(kTileRows * kWideBlock);
   float* dx = memory.take(ptrdiff_t{kTileRows} * ld);
-  // With channel groups the join applies the epilogue.
-  const TileSums sums(memory, whole ? p.dx.sums : ChannelSums{}, slot, 0, ld);
-  int64_t row = range.begin;
-  for_each_tile(range.begin, range.end, dy_shape.pixels(), [&](const TileRows& rows) {
-    load(rows, x, ld);
-    // With channel groups, partial sums of dx go to memory: rows of an NHWC tensor are contiguous.
-    float* out = whole ? dx : p.dx_partial + (group * dy_shape.rows() + row) * ld;
-    for (int panel = first; panel < last; ++panel) {
+  const TileSums sums(memory, p.dx.sums, slot, 0, ld);
+  for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
+    const float* x = load(rows, x_tile, ld);
+    for (int panel = 0; panel < dw.panels(); ++panel) {
       const int c = panel * kWideBlock, width = dw.width(panel);
-      load_grad_rows(p.dy, rows, c, width, next_block(dy_shape, rows, c, first, last), dy,
-                     kWideBlock);
+      const ptrdiff_t ahead = next_block(shape, rows, c, 0, dw.panels());
+      load_grad_rows(p.dy, rows, c, width, ahead, dy, kWideBlock);
       if (p.dx) {
         const int depth = p.wt.k - c < width ? p.wt.k - c : width;
-        const Tile init{panel > first ? out : nullptr, ld};
-        const ptrdiff_t next =
-            channel_offset(dy_shape, c) + next_block(dy_shape, rows, c, first, last);
+        const Tile init{panel > 0 ? dx : nullptr, ld};
+        const ptrdiff_t next = channel_offset(shape, c) + ahead;
         for (int q = 0; q < p.wt.panels(); ++q) {
-          const StoreTile tile{out, ld};
+          const StoreTile tile{dx, ld};
           if (q == 0) {
-            gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
-                       StoreTileAndPrefetch{tile, 0, rows, dy_shape, p.dy.g.data, p.dy.y.data, next,
-                                            width});
+            gemm_panel(
+                rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
+                StoreTileAndPrefetch{tile, 0, rows, shape, p.dy.g.data, p.dy.y.data, next, width});
           } else {
             gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init, tile);
           }
@@ -155,12 +167,11 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, int group, float* 
       gemm_tn(rows.count, cin, dw.used(panel), {x, ld}, {dy, kWideBlock}, dw.panel(panel), width,
               add);
     }
-    if (whole && p.dx) {
-      store_input_grad(p.dx, rows, dx, ld, sums.tile);
+    if (p.dx) {
+      store_input_grad(p.dx, rows, dx, ld, 0, ld, sums.tile);
       sums.flush();
     }
     add = true;
-    row += rows.count;
   });
   fence_streams();
 }

@@ -106,7 +106,7 @@ void project_forward(const Context& context, const ProjectForward& args) {
       });
 }
 
-Conv1x1BackwardCut project_backward_cut(const Shape& x, int cout) {
+ProjectBackwardCut project_backward_cut(const Shape& x, int cout) {
   // As many slots as memory allows and the items need; the channel panels make up the rest.
   const int64_t items = wanted_items(2 * x.rows() * x.c * cout);
   constexpr int kMinSlotRows = 256;

@@ -57,7 +57,11 @@ struct ProjectBackward {
   int channel_groups;
 };
 
-Conv1x1BackwardCut project_backward_cut(const Shape& x, int cout);
+struct ProjectBackwardCut {
+  RowCut rows;
+  int channel_groups;
+};
+ProjectBackwardCut project_backward_cut(const Shape& x, int cout);
 constexpr size_t gate_sums_size(const Shape& x, const RowCut& cut) {
   return static_cast<size_t>(x.n) * static_cast<size_t>(cut.parts * kGateSums * x.padded_c());
 }

@@ -92,8 +92,7 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
   const int channels = shape.padded_c(), cout = args.dy.shape().padded_c();
   const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
   const int parts = args.cut.parts, part = slot % parts;
-  const int first = args.wt.panels() * group / args.channel_groups;
-  const int last = args.wt.panels() * (group + 1) / args.channel_groups;
+  const auto [first, last] = group_of(args.wt.panels(), group, args.channel_groups);
   const int c0 = first * kWideBlock;
   const int c1 = last * kWideBlock < channels ? last * kWideBlock : channels;
 

@@ -75,11 +75,11 @@ void stem_backward(const StemBackward& args, int slot, float* scratch) {
   product.dy = args.dy;
   product.dw = args.dfilter;
   product.dw_slots = args.slots;
-  product.cut = args.cut;
-  product.channel_groups = 1;
+  product.cut.rows = args.cut;
   const Im2col im2col(args.x, args.h, args.w, args.dy.shape());
-  backward_rows(product, slot, 0, scratch, [&](const TileRows& rows, float* tile, int ld) {
+  backward_rows(product, slot, scratch, [&](const TileRows& rows, float* tile, int ld) {
     im2col.load_rows(rows, tile, ld);
+    return tile;
   });
 }
 

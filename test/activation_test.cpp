@@ -52,11 +52,10 @@ class Probe {
     backward.dx = {{slope, s}, {}, forward.x.y, ones, zeros, f, zeros, ones, {}};
     backward.dx.sums = {memory_.work<double>(ops::ChannelSums::size(1, kLane)), 1, kLane};
     backward.dw = {memory_.work<float>(lane * lane), kLane, kLane};
-    backward.cut = one;
-    backward.channel_groups = 1;
+    backward.cut.rows = one;
 
     const size_t floats =
-        std::max(ops::conv1x1_forward_scratch(s, s), ops::conv1x1_backward_scratch(s)) + 15;
+        std::max(ops::conv1x1_forward_scratch(s, s), ops::conv1x1_backward_scratch(s, s)) + 15;
     const ops::Context context{isa, &workers(1), memory_.work<float>(floats), floats / 16 * 16};
     ops::conv1x1_forward(context, forward);
     ops::conv1x1_backward(context, backward);

@@ -24,7 +24,7 @@ struct Case {
   Pending x = {};
   Inputs::GradParts dy = {};
   bool dx = true, dx_norm = true, dx_skip = false;
-  ops::Conv1x1BackwardCut cut = {{0, 0, 0}, 0};  // as the op cuts, if no groups
+  ops::Conv1x1BackwardCut cut = {{0, 0, 0}};  // as the op cuts, if there are no groups
 };
 
 class Backward {
@@ -38,26 +38,24 @@ class Backward {
     const Shape dy =
         c.wide ? Shape::wide(m.n, m.h, m.w, c.cout) : Shape::nhwc(m.n, m.h, m.w, c.cout);
     const ops::Conv1x1BackwardCut cut =
-        c.cut.channel_groups > 0 ? c.cut : ops::conv1x1_backward_cut(x, dy);
-    const size_t slots = static_cast<size_t>(cut.rows.items());
+        c.cut.rows.groups > 0 ? c.cut : ops::conv1x1_backward_cut(x, dy, c.dy.norm);
     Inputs in(memory, values, static_cast<uint64_t>(c.cin * 1000 + c.cout));
     args_.dy = in.grad(dy, c.dy);
     args_.x = in.deferred(x, c.x);
     args_.dw = in.gradient(c.cin, c.cout);
-    args_.dw_slots = memory.work<float>(slots * args_.dw.size());
-    args_.cut = cut.rows;
-    args_.channel_groups = cut.channel_groups;
+    args_.dw_slots = memory.work<float>(static_cast<size_t>(cut.slots()) * args_.dw.size());
+    if (args_.dy.y) args_.formed_dy = memory.work<float>(dy.size());
+    args_.cut = cut;
     if (c.dx) {
       args_.wt = in.weights(c.cout, c.cin);
       args_.dx = in.input_grad(args_.x, c.dx_norm, c.dx_skip, cut.rows.items());
-      if (cut.channel_groups > 1) {
-        args_.dx_partial = memory.work<float>(static_cast<size_t>(cut.channel_groups) * x.size());
-      }
     }
     oracle();
   }
 
-  size_t scratch() const { return ops::conv1x1_backward_scratch(args_.x.y.shape); }
+  size_t scratch() const {
+    return ops::conv1x1_backward_scratch(args_.x.y.shape, args_.dy.shape());
+  }
   void run(const ops::Context& context) { ops::conv1x1_backward(context, args_); }
 
   void check(double c) const {
@@ -88,7 +86,7 @@ class Backward {
     }
     ops::ref::conv1x1_backward_input(rows, cin, cout, dy.values.data(), cout, w.values.data(), cout,
                                      dx.values.data(), cin);
-    dx_ = input_grad(dx, args_.dx, slots_of_rows(args_.cut, s, s.pixels()));
+    dx_ = input_grad(dx, args_.dx, slots_of_rows(args_.cut.rows, s, s.pixels()));
   }
 
   Dense<Tracked> dw_;
@@ -135,34 +133,35 @@ std::vector<Case> cut_cases() {
     return Case{name, m, 40, 240, true, x, dy, true, true, true, cut};
   };
   std::vector<Case> cases = {
-      with("2 channel groups, 3 parts of each image", {3, 5, 7}, {{1, 3, 3}, 2}),
-      with("groups of 2 images, the last of 1", {5, 3, 3}, {{2, 1, 3}, 1}),
-      with("5 channel groups, one row range", {3, 7, 7}, {{3, 1, 1}, 5}),
-      with("5 parts of each image, tiles not full", {2, 8, 8}, {{1, 5, 2}, 1}),
-      with("14 parts of a larger map", {1, 28, 28}, {{1, 14, 1}, 3}),
+      with("dw for itself, one row range", {3, 7, 7}, {{1, 2, 3}, 1, {3, 1, 1}, 5}),
+      with("3 parts of each image", {3, 5, 7}, {{1, 3, 3}}),
+      with("groups of 2 images, the last of 1", {5, 3, 3}, {{2, 1, 3}}),
+      with("5 parts of each image, tiles not full", {2, 8, 8}, {{1, 5, 2}}),
+      with("dw for itself, in slots", {5, 3, 3}, {{2, 1, 3}, 1, {1, 2, 5}, 2}),
+      with("14 parts of a larger map", {1, 28, 28}, {{1, 14, 1}, 1, {1, 3, 1}, 3}),
+      {"3 column groups of dx, which only a dy without batch norm may have",
+       {5, 3, 3},
+       136,
+       112,
+       false,
+       x,
+       kPlain,
+       true,
+       true,
+       true,
+       {{2, 1, 3}, 3, {1, 1, 5}, 2}},
+      {"dw for itself, no batch norm anywhere",
+       {2, 3, 3},
+       24,
+       112,
+       true,
+       kSaved,
+       kPlain,
+       true,
+       false,
+       false,
+       {{1, 2, 2}, 1, {2, 1, 1}, 3}},
   };
-  cases.push_back({"channel groups without dx",
-                   {2, 3, 3},
-                   24,
-                   112,
-                   false,
-                   x,
-                   dy,
-                   false,
-                   false,
-                   false,
-                   {{1, 1, 2}, 3}});
-  cases.push_back({"channel groups without batch norm",
-                   {2, 3, 3},
-                   24,
-                   112,
-                   false,
-                   kSaved,
-                   kPlain,
-                   true,
-                   false,
-                   false,
-                   {{1, 2, 2}, 2}});
   return some(cases, 2);
 }
 
@@ -252,6 +251,15 @@ TEST_CASE("conv1x1 backward: thread count") {
   }
 }
 
+TEST_CASE("conv1x1 backward: dy may be formed where its gradient is") {
+  for_each_level(ops::conv1x1_backward_variants(), [&](Isa isa) {
+    Backward backward(cut_cases().front(), Values::reals);
+    backward.args_.formed_dy = const_cast<float*>(backward.args_.dy.g.data);
+    run_fixture(backward, isa, 1, Fill::nan);
+    backward.check(kTolerance);
+  });
+}
+
 TEST_CASE("conv1x1 backward: gradient") {
   constexpr int kM = 5, kK = 3, kN = 4;
   Rng rng(7, 0, 0, Purpose::synthetic);
@@ -275,7 +283,8 @@ TEST_CASE("conv1x1 backward: gradient") {
 
 TEST_CASE("conv1x1 backward: refuses shapes that do not fit together") {
   Backward backward({"", {1, 2, 2}, 16, 24}, Values::reals);
-  const ops::Context context{Isa::generic, &workers(1), nullptr, 0};
+  std::vector<float> scratch(backward.scratch());
+  const ops::Context context{Isa::generic, &workers(1), scratch.data(), scratch.size()};
   const auto refused = [&](const auto& change) {
     ops::Conv1x1Backward args = backward.args_;
     change(args);
@@ -288,8 +297,19 @@ TEST_CASE("conv1x1 backward: refuses shapes that do not fit together") {
   refused([](auto& a) { a.dx.dz.shape.w = 3; });
   refused([](auto& a) { a.dy.g.shape.w = 3; });
   refused([](auto& a) { a.x.y.shape.block = 8; });
-  refused([](auto& a) { a.channel_groups = 2; });
-  refused([](auto& a) { a.channel_groups = 0; });
+  refused([](auto& a) { a.cut.column_groups = 2; });
+  refused([](auto& a) { a.cut.column_groups = 0; });
+  refused([](auto& a) { a.cut.filter_groups = 2; });
+  const auto refused_apart = [&](const auto& change) {
+    refused([&](auto& a) {
+      a.cut.filter_rows = a.cut.rows;
+      a.cut.filter_groups = 1;
+      CHECK_NOTHROW(ops::conv1x1_backward(context, a));
+      change(a);
+    });
+  };
+  refused_apart([](auto& a) { a.dx = {}; });
+  refused_apart([](auto& a) { a.formed_dy = nullptr; });
   refused([](auto& a) { a.dx.sums = {}; });
   refused([](auto& a) { a.dx.sums.slots = 2; });
 }

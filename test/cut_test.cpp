@@ -78,10 +78,14 @@ TEST_CASE("cut: every op's cut partitions its rows or lines") {
         const Shape e = Shape::wide(n, x.h, x.w, b.expanded);
         const Shape d = ops::dwconv_output(e, b.stride);
         check_partition(ops::conv1x1_forward_cut(x, e), n, x.pixels());
-        const ops::Conv1x1BackwardCut expand = ops::conv1x1_backward_cut(x, e);
+        const ops::Conv1x1BackwardCut expand = ops::conv1x1_backward_cut(x, e, true);
         check_partition(expand.rows, n, x.pixels());
-        CHECK(expand.channel_groups >= 1);
-        CHECK(expand.channel_groups <= e.padded_c() / kWideBlock + 1);
+        CHECK(expand.column_groups >= 1);
+        CHECK(expand.column_groups <= ceil_div(x.padded_c(), kWideBlock));
+        if (!expand.one_sweep()) {
+          check_partition(expand.filter_rows, n, x.pixels());
+          CHECK(expand.filter_groups <= ceil_div(e.padded_c(), kWideBlock));
+        }
 
         const ops::DwconvCut forward = ops::dwconv_forward_cut(e, b.ksize, b.stride);
         const ops::DwconvCut backward = ops::dwconv_backward_cut(e, b.ksize, b.stride);
@@ -95,7 +99,7 @@ TEST_CASE("cut: every op's cut partitions its rows or lines") {
         check_partition(project.product, n, d.pixels());
         CHECK(project.pool.groups == project.product.groups);
         CHECK(project.pool.images == project.product.images);
-        const ops::Conv1x1BackwardCut grad = ops::project_backward_cut(d, b.cout);
+        const ops::ProjectBackwardCut grad = ops::project_backward_cut(d, b.cout);
         check_partition(grad.rows, n, d.pixels());
         CHECK(grad.channel_groups >= 1);
         CHECK(grad.channel_groups <= ceil_div(d.padded_c(), kWideBlock));

@@ -20,7 +20,7 @@ struct Case {
   Shape x;
   int cout, reduced;
   Activation activation = Activation::swish;
-  ops::Conv1x1BackwardCut cut = {{0, 0, 0}, 0};  // as the op cuts, if no groups
+  ops::ProjectBackwardCut cut = {{0, 0, 0}, 0};  // as the op cuts, if no groups
 };
 
 Shape shape(const Map& m, int channels) {
@@ -33,7 +33,7 @@ class Backward {
   ops::ProjectBackward args_{};
 
   Backward(const Case& c, Values values) {
-    const ops::Conv1x1BackwardCut cut =
+    const ops::ProjectBackwardCut cut =
         c.cut.channel_groups > 0 ? c.cut : ops::project_backward_cut(c.x, c.cout);
     const size_t padded = static_cast<size_t>(c.x.n * c.x.padded_c());
     Inputs in(memory, values, static_cast<uint64_t>(c.x.c * 1000 + c.cout));

@@ -96,8 +96,8 @@ void check(const std::vector<PassCost>& passes, const std::vector<Bound>& bounds
                                     [&](const Bound& b) { return p.kind == b.kind; });
     REQUIRE(bound != bounds.end());
     CHECK(p.items >= bound->items);
-    // Items are of one size, but for rounding.
-    CHECK(p.largest_share * p.items < 1.25);
+    // Items are of nearly one size.
+    CHECK(p.largest_share * p.items < 1.5);
   }
 }
 
@@ -113,12 +113,12 @@ TEST_CASE("work items: the passes of B0 at batch 64 feed many cores") {
                  {"project backward", 120},
                  {"depthwise backward", 120},
                  {"expand", 256},
-                 {"expand backward", 24},
+                 {"expand backward", 128},
                  {"head", 512},
                  {"head pool", 27},
                  {"classifier", 42},
-                 {"classifier backward", 8},
-                 {"head backward", 15}});
+                 {"classifier backward", 21},
+                 {"head backward", 128}});
 }
 
 TEST_CASE("work items: the passes of B7 at batch 8 feed many cores") {
