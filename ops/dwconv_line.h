@@ -82,51 +82,77 @@ inline void dwconv_line(const Lines& lines, int outputs, const Out& out) {
   }
 }
 
-// Filter lines at once: R T accumulators, R T values of dy, 1 of a: 19 or 21 of 32 (AVX-512), 13 or
-// 11 of 16 (AVX2).
+// How the gradient of R filter lines of T taps is summed up: R T sums of one pixel after the other.
+template <int R, int T>
+struct FilterSums {
+  // Where there are registers for it, the last T values of each line of dy stay in them while q
+  // goes on: 1 + R loads for R T FMAs. Elsewhere values are operands in memory: 1 + R T loads.
+  static constexpr bool kWindow = T >= (kManyRegisters ? 3 : 5);
+  // Pixels that are summed up beside each other, so that 8 FMAs or more wait for none of the
+  // others: two ports of a latency of four cycles.
+  static constexpr int kApart = kWindow || R * T >= 8 ? 1 : (8 + R * T - 1) / (R * T);
+};
+
+// Filter lines at once: 19 or 21 of 32 registers (AVX-512), 10 or 11 of 16 (AVX2).
 constexpr int filter_lines(int taps) {
-  return kManyRegisters ? (taps > 3 ? 2 : 3) : (taps > 3 ? 1 : 2);
+  return taps <= 3 ? 3 : kManyRegisters ? 2 : 1;
 }
 
 // dw[r][t] += sum over q of a[S q] dy[r][q + t] for lines [r0, r0 + R) of `dy`, whose w is dw's
-// place, and T taps. The last T values of each line of dy stay in registers while q goes on: 1 + R
-// loads for R T FMAs.
+// place, and T taps.
 template <int R, int T, int S>
 inline void dwconv_filter_block(const float* a, const Lines& dy, int r0, int pixels, int c,
                                 float* dw) {
-  V acc[R][T], window[R][T];
+  constexpr bool kWindow = FilterSums<R, T>::kWindow;
+  constexpr int kApart = FilterSums<R, T>::kApart, kStep = kWindow ? T : kApart;
+  V acc[kApart][R][T];
+  [[maybe_unused]] V window[R][T];
   const float* line[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
     line[r] = dy.x + dy.offset[r0 + r] + c;
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      acc[r][t] = load(dw + (r0 + r) * dy.w_line + t * kLane + c);
-      window[r][t] = t + 1 < T ? load(line[r] + t * kLane) : V(0.0f);
+      acc[0][r][t] = load(dw + (r0 + r) * dy.w_line + t * kLane + c);
+#pragma GCC unroll 8
+      for (int u = 1; u < kApart; ++u) acc[u][r][t] = V(0.0f);
+      if constexpr (kWindow) window[r][t] = t + 1 < T ? load(line[r] + t * kLane) : V(0.0f);
     }
   }
-  const auto step = [&](int q, int first) {  // window[first] holds dy[q]
+  const auto step = [&](int q, int u) {  // window[u] holds dy[q]
     const V x = load(a + ptrdiff_t{q} * S * kLane + c);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      window[r][(first + T - 1) % T] = load(line[r] + ptrdiff_t{q + T - 1} * kLane);
+      if constexpr (kWindow)
+        window[r][(u + T - 1) % T] = load(line[r] + ptrdiff_t{q + T - 1} * kLane);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[r][t] = madd(x, window[r][(first + t) % T], acc[r][t]);
+      for (int t = 0; t < T; ++t) {
+        V& sum = acc[u % kApart][r][t];
+        if constexpr (kWindow) {
+          sum = madd(x, window[r][(u + t) % T], sum);
+        } else {
+          sum = madd(x, load(line[r] + ptrdiff_t{q + t} * kLane), sum);
+        }
+      }
     }
   };
   int q = 0;
-  for (; q + T <= pixels; q += T) {
+  for (; q + kStep <= pixels; q += kStep) {
 #pragma GCC unroll 8
-    for (int u = 0; u < T; ++u) step(q + u, u);
+    for (int u = 0; u < kStep; ++u) step(q + u, u);
   }
 #pragma GCC unroll 8
-  for (int u = 0; u + 1 < T; ++u) {
+  for (int u = 0; u + 1 < kStep; ++u) {
     if (q + u < pixels) step(q + u, u);
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) store(dw + (r0 + r) * dy.w_line + t * kLane + c, acc[r][t]);
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 8
+      for (int u = 1; u < kApart; ++u) acc[0][r][t] = acc[0][r][t] + acc[u][r][t];
+      store(dw + (r0 + r) * dy.w_line + t * kLane + c, acc[0][r][t]);
+    }
   }
 }
 

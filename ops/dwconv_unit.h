@@ -124,7 +124,7 @@ struct StoreInputGrad {
   template <int Q>
   void store(int q0, int c, const V (&acc)[Q]) const {
     const V m = load(mean + c), scale = load(invstd + c);
-    V sum = load(sums + c), sum_xhat = load(sums + kLane + c);
+    V sum(0.0f), sum_xhat(0.0f);
 #pragma GCC unroll 16
     for (int q = 0; q < Q; ++q) {
       const ptrdiff_t at = (q0 + q) * stride + c, in_scratch = (q0 + q) * scratch_stride + c;
@@ -143,8 +143,8 @@ struct StoreInputGrad {
         put<kStream>(dz + at, grad);
       }
     }
-    ops::MBCONV_LEVEL::store(sums + c, sum);
-    ops::MBCONV_LEVEL::store(sums + kLane + c, sum_xhat);
+    ops::MBCONV_LEVEL::store(sums + c, load(sums + c) + sum);
+    ops::MBCONV_LEVEL::store(sums + kLane + c, load(sums + kLane + c) + sum_xhat);
   }
 };
 

@@ -127,6 +127,7 @@ inline void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b, ptr
   out.template store<MR, C::kVectors>(row, column, acc);
 }
 
+// `rows` of at most MR rows.
 template <int MR, class C, bool kTransposed, class Out>
 inline void gemm_remainder(int rows, int k, const float* a, ptrdiff_t lda, const float* b,
                            ptrdiff_t ldb, const float* init, ptrdiff_t ldinit, int row, int column,
@@ -151,12 +152,16 @@ template <class C, bool kTransposed, class Out>
     return init.data != nullptr ? init.data + row * init.ld + column : nullptr;
   };
   int row = 0;
-  for (; row + C::kRows <= m; row += C::kRows) {
+  for (; m - row >= 2 * C::kRows; row += C::kRows) {
     gemm_micro<C::kRows, C, kTransposed>(k, row_of_a(row), a.ld, b, ldb, start(row), init.ld, row,
                                          column, out);
   }
-  gemm_remainder<C::kRows - 1, C, kTransposed>(m - row, k, row_of_a(row), a.ld, b, ldb, start(row),
-                                               init.ld, row, column, out);
+  // What is left in two halves: a tile of one or two rows would wait for its own sums.
+  for (int left = m - row, rows; left > 0; left -= rows, row += rows) {
+    rows = left > C::kRows ? (left + 1) / 2 : left;
+    gemm_remainder<C::kRows, C, kTransposed>(rows, k, row_of_a(row), a.ld, b, ldb, start(row),
+                                             init.ld, row, column, out);
+  }
 }
 
 // out = init + A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`. `init`
