@@ -24,8 +24,8 @@ constexpr Variant<PoolItem> kPool[] = {
     {Isa::generic, "generic", generic::pool},
 };
 
-// An activation's exponential, in multiply-adds.
-constexpr int kLoadMacs = 10;
+// An activation, in multiply-adds.
+constexpr int kLoadMacs = 20;
 
 void join_image(const Pool& args, int n) {
   const Shape& shape = args.x.y.shape;

@@ -74,7 +74,9 @@ ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
   constexpr int kMinRows = 16;
   const int64_t most = std::max<int64_t>(1, x.rows() / kMinRows);
   const int64_t items = std::min(wanted_items(x.rows() * x.c * cout), most);
-  cut.product = cut_rows(x.n, x.pixels(), items, kTileRows / 2);
+  // Half a tile, or half an image of the last stage.
+  cut.product =
+      cut_rows(x.n, x.pixels(), items, std::clamp(x.pixels() / 2, kTileRows / 4, kTileRows / 2));
   cut.pool = cut.product;
   if (cut.pool.images == 1) cut.pool.parts = std::max(1, pool_cut(x).parts);
   return cut;
