@@ -22,17 +22,23 @@ double macs(const Shape& rows, int64_t macs_a_row) {
   return static_cast<double>(rows.rows()) * static_cast<double>(macs_a_row);
 }
 
-// The input as backward passes read it: finished, where it had a skip.
-ops::Deferred saved_input(Memory& memory, const Shape& s, const Layer& layer) {
-  if (!layer.skip) return memory.deferred(s, layer);
+// The input as backward passes read it: finished, where the forward pass kept it so.
+ops::Deferred saved_input(Memory& memory, const Shape& s, const Layer& layer, bool kept) {
+  if (!kept) return memory.deferred(s, layer);
   ops::Deferred x;
   x.y = memory.tensor(s);
   return x;
 }
 
-// The finished input is stored where later passes want it.
-View<float> finished_input(Memory& memory, const Shape& s, const Layer& layer) {
-  return layer.skip || layer.residual ? memory.tensor(s) : View<float>{};
+// The finished input is stored where later passes want it: the residual connection, or the backward
+// pass.
+View<float> finished_input(Memory& memory, const Shape& s, const Layer& layer, bool kept) {
+  return kept || layer.residual ? memory.tensor(s) : View<float>{};
+}
+
+// Whether the backward pass of a 1x1 convolution wants its input finished.
+bool keeps_input(const Layer& layer, const Shape& x, const Shape& y) {
+  return layer.skip || (layer.norm && !ops::conv1x1_backward_cut(x, y, true).one_sweep());
 }
 
 float* slots(Memory& memory, const ops::Packed<float>& w, int items) {
@@ -132,7 +138,7 @@ Case conv1x1_forward(const Layer& layer, int n) {
   const Shape x = batch_of(layer.x, n), y = batch_of(layer.y, n);
   ops::Conv1x1Forward args{};
   args.x = memory.deferred(x, layer);
-  args.x_out = finished_input(memory, x, layer);
+  args.x_out = finished_input(memory, x, layer, keeps_input(layer, x, y));
   args.w = memory.matrix(x.c, y.c);
   args.y = memory.tensor(y);
   args.cut = ops::conv1x1_forward_cut(x, y);
@@ -158,7 +164,7 @@ Case conv1x1_backward(const Layer& layer, int n) {
   } else {
     args.dy = layer.pooled ? pooled_grad(memory, y) : memory.grad(y);
   }
-  args.x = saved_input(memory, x, layer);
+  args.x = saved_input(memory, x, layer, keeps_input(layer, x, y));
   args.wt = memory.matrix(y.c, x.c);
   args.dx = memory.input_grad(args.x, layer, cut.rows.items());
   args.dw = memory.matrix(x.c, y.c);
@@ -178,7 +184,7 @@ Case dwconv_forward(const Layer& layer, int n) {
   const int taps = layer.ksize * layer.ksize;
   ops::DwconvForward args{};
   args.x = memory.deferred(x, layer);
-  args.x_out = finished_input(memory, x, layer);
+  args.x_out = finished_input(memory, x, layer, layer.skip);
   args.w = memory.matrix(taps, x.c);
   args.y = memory.tensor(y);
   args.ksize = layer.ksize;
@@ -210,7 +216,7 @@ Case dwconv_backward(const Layer& layer, int n) {
   args.dy.gate = memory.per_image(y, 0.1f, 0.9f);
   args.dy.offset = memory.per_image(y);
   args.dy.activation = ops::Activation::swish;
-  args.x = saved_input(memory, x, layer);
+  args.x = saved_input(memory, x, layer, layer.skip);
   args.w = memory.matrix(taps, x.c);
   args.cut = ops::dwconv_backward_cut(x, layer.ksize, layer.stride);
   args.dx = memory.input_grad(args.x, layer, args.cut.lines.items());

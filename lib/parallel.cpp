@@ -211,6 +211,10 @@ struct Workers::Impl {
   void run_first(int ticket, int worker);
   void run_second(int ticket, int worker);
   void finish();
+  // Between runs one word tells.
+  bool any_tickets() const {
+    return unfinished > 0 && (first_tickets.any() || second_tickets.any());
+  }
   template <class Body>
   void guarded(const Body& body);
   template <class Task>
@@ -354,7 +358,7 @@ void Workers::Impl::help() {
   const int worker = tbb::this_task_arena::current_thread_index();
   do {
     for (int i = 0; i < kSpins; ++i) {
-      if (first_tickets.any() || second_tickets.any()) {
+      if (any_tickets()) {
         work(worker);
         i = 0;
       }
@@ -363,7 +367,7 @@ void Workers::Impl::help() {
     }
     --helpers;
     // A run that began just now may have counted on this helper.
-  } while ((first_tickets.any() || second_tickets.any()) && submitted == 0 && ++helpers > 0);
+  } while (any_tickets() && submitted == 0 && ++helpers > 0);
 }
 
 Workers::Workers(int threads) : threads_(threads) {

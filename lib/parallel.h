@@ -14,10 +14,10 @@ int available_threads();
 // and results must go to places numbered by item: then they have equal bits for any number of
 // threads. Denormals are flushed to zero inside items, and the caller's setting is restored after.
 //
-// Neighbouring items are run by the same thread, one after the other, in this run and in the next
-// one. Idle threads take items that are left and sleep soon, and the calling thread waits for no item
-// that has not begun, so that a busy neighbour on one core costs its share and no more. An
-// exception thrown by an item ends the run early and is rethrown to the caller. One thread at a
+// Neighbouring items are, as a rule, run by the same thread one after the other, in this run and in
+// the next one. Idle threads take items that are left and sleep soon, and the calling thread waits
+// for no item that has not begun, so that a busy neighbour on one core costs its share and no more.
+// An exception thrown by an item ends the run early and is rethrown to the caller. One thread at a
 // time calls run or run_staged, and items call neither.
 class Workers {
  public:

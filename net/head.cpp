@@ -124,8 +124,10 @@ void Head::add_costs(Plan& plan) {
   cost_.classifier_backward =
       add_backward("classifier backward", 2 * dense, 2 * bytes(features_.shape),
                    classifier_backward_cut_, features_.shape, logits_.shape);
+  // dx also writes the dy that dw reads.
+  const double formed = conv_backward_cut_.one_sweep() ? 0 : bytes(y);
   cost_.conv_backward =
-      add_backward("head backward", 2 * conv, 3 * bytes(x), conv_backward_cut_, x, y);
+      add_backward("head backward", 2 * conv, 3 * bytes(x) + formed, conv_backward_cut_, x, y);
 }
 
 void Head::append_transposes(std::vector<Transpose>& list) const {

@@ -163,6 +163,10 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
   const bool formed = !cut.one_sweep() && args.dy.y;
   require(cut.one_sweep() || args.dx, "conv1x1: without dx, dw is cut for one sweep");
   require(!formed || args.formed_dy, "conv1x1: dw needs memory for the dy that dx forms");
+  require(cut.slots() == 1 || args.dw_slots, "conv1x1: several slots of dw need memory");
+  const RowCut& ranges = cut.one_sweep() ? cut.rows : cut.filter_rows;
+  require(int64_t{ranges.groups} * ranges.images >= x.n, "conv1x1: dw is cut for ",
+          ranges.groups * ranges.images, " images, expected ", x.n);
   const int most = cut.one_sweep() || formed ? 1 : ceil_div(x.padded_c(), kWideBlock);
   require(cut.column_groups >= 1 && cut.column_groups <= most, "conv1x1: ", cut.column_groups,
           " groups of dx's columns, expected 1 to ", most);

@@ -77,8 +77,8 @@ Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy, bool ba
 // The share that the largest item has of the pass or of the half it is in.
 double largest_share(const Conv1x1BackwardCut& cut, const Shape& x, const Shape& dy);
 size_t conv1x1_backward_scratch(const Shape& x, const Shape& dy);
-// Overwrites dx.dz and dx.sums (a slot for each range of cut.rows), accumulates dw. Parallel over
-// the items of the cut. Without dx only in one sweep.
+// Overwrites dx.dz, formed_dy and dx.sums (a slot for each range of cut.rows), accumulates dw.
+// Parallel over the items of the cut. Without dx only in one sweep.
 void conv1x1_backward(const Context& context, const Conv1x1Backward& args);
 
 // One work item of a pass. `slot` is the row range, `group` the column group.

@@ -88,8 +88,8 @@ struct FilterSums {
   // Where there are registers for it, the last T values of each line of dy stay in them while q
   // goes on: 1 + R loads for R T FMAs. Elsewhere values are operands in memory: 1 + R T loads.
   static constexpr bool kWindow = T >= (kManyRegisters ? 3 : 5);
-  // Pixels that are summed up beside each other, so that 8 FMAs or more wait for none of the
-  // others: two ports of a latency of four cycles.
+  // Pixels that are summed up beside each other where there is no window, so that 8 FMAs or more
+  // wait for none of the others: two ports of a latency of four cycles.
   static constexpr int kApart = kWindow || R * T >= 8 ? 1 : (8 + R * T - 1) / (R * T);
 };
 

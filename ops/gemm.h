@@ -156,7 +156,7 @@ template <class C, bool kTransposed, class Out>
     gemm_micro<C::kRows, C, kTransposed>(k, row_of_a(row), a.ld, b, ldb, start(row), init.ld, row,
                                          column, out);
   }
-  // What is left in two halves: a tile of one or two rows would wait for its own sums.
+  // What is left in two halves: a tile of a single row would wait for its own sums.
   for (int left = m - row, rows; left > 0; left -= rows, row += rows) {
     rows = left > C::kRows ? (left + 1) / 2 : left;
     gemm_remainder<C::kRows, C, kTransposed>(rows, k, row_of_a(row), a.ld, b, ldb, start(row),

@@ -4,7 +4,7 @@
 // ISA level (see ops/simd.h):
 //   prologue -> tile in scratch -> micro-kernel -> epilogue.
 // Measured on 2 threads of a Zen 4 (`step_bench --profile`, B0 at 224, batch 64, g++ 12), as a part
-// of the FMA peak: forward 0.56 to 0.73 on maps of 112 to 28 pixels, 0.68 to 0.87 below (AVX2 0.51
+// of the FMA peak: forward 0.56 to 0.74 on maps of 112 to 28 pixels, 0.68 to 0.86 below (AVX2 0.51
 // to 0.65, 0.58 to 0.80); backward 0.56 to 0.65, then 0.71 to 0.83 (AVX2 0.50 to 0.56, 0.55 to
 // 0.81). Large maps have 16 to 40 channels on the narrow side: little arithmetic for each value of
 // the wide side that is brought in, normalised and stored.

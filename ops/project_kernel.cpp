@@ -1,7 +1,7 @@
 // The work item of project_backward at one ISA level: see ops/simd.h.
 //
 // Measured on 2 threads of a Zen 4 (`step_bench --profile`, B0 at 224, batch 64, g++ 12), as a part
-// of the FMA peak: 0.40 to 0.55 on maps of 112 to 28 pixels, 0.69 to 0.84 below (AVX2 0.31 to 0.47,
+// of the FMA peak: 0.40 to 0.56 on maps of 112 to 28 pixels, 0.69 to 0.86 below (AVX2 0.31 to 0.47,
 // 0.61 to 0.78). Each value of the wide side costs an exponential, a division and five sums, about
 // 24 cycles a vector, beside 2 Cout FMAs: where Cout is 16 or 24, that is half of the time.
 

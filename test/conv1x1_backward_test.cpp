@@ -310,6 +310,11 @@ TEST_CASE("conv1x1 backward: refuses shapes that do not fit together") {
   };
   refused_apart([](auto& a) { a.dx = {}; });
   refused_apart([](auto& a) { a.formed_dy = nullptr; });
+  refused_apart([](auto& a) { a.cut.filter_rows.groups = 0; });
+  refused_apart([](auto& a) {
+    a.cut.filter_rows.parts = 2;
+    a.dw_slots = nullptr;
+  });
   refused([](auto& a) { a.dx.sums = {}; });
   refused([](auto& a) { a.dx.sums.slots = 2; });
 }
