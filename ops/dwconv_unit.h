@@ -124,7 +124,7 @@ struct StoreInputGrad {
   template <int Q>
   void store(int q0, int c, const V (&acc)[Q]) const {
     const V m = load(mean + c), scale = load(invstd + c);
-    V sum(0.0f), sum_xhat(0.0f);
+    V sum(0.0f), sum_centred(0.0f);
 #pragma GCC unroll 16
     for (int q = 0; q < Q; ++q) {
       const ptrdiff_t at = (q0 + q) * stride + c, in_scratch = (q0 + q) * scratch_stride + c;
@@ -136,7 +136,7 @@ struct StoreInputGrad {
       }
       grad = grad * load(slopes + in_scratch);
       sum = sum + grad;
-      sum_xhat = madd(grad, (load(y + at) - m) * scale, sum_xhat);
+      sum_centred = madd(grad, load(y + at) - m, sum_centred);
       if constexpr (kStaged<kStream>) {
         ops::MBCONV_LEVEL::store(dz + in_scratch, grad);
       } else {
@@ -144,7 +144,7 @@ struct StoreInputGrad {
       }
     }
     ops::MBCONV_LEVEL::store(sums + c, load(sums + c) + sum);
-    ops::MBCONV_LEVEL::store(sums + kLane + c, load(sums + kLane + c) + sum_xhat);
+    ops::MBCONV_LEVEL::store(sums + kLane + c, madd(sum_centred, scale, load(sums + kLane + c)));
   }
 };
 

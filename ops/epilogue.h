@@ -205,13 +205,12 @@ inline void input_grad_pixels(const InputGrad& out, float* dx, ptrdiff_t ld, con
     const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
     const V mean = load(means + c), invstd = load(invstds + c);
     float *to_sum = sums + c0 + c, *to_xhat = to_sum + channels;
-    V sum = load(to_sum), sum_xhat = load(to_xhat);
+    V sum = load(to_sum), sum_centred(0.0f);
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t to = p * pixels.stride + c;
       prefetch(y + to + pixels.ahead);
       const V value = load(y + to);
-      V slope;
-      F::value(madd(scale, value, shift), slope);
+      const V slope = F::slope(madd(scale, value, shift));
       V grad = load(dx + p * ld + c);
       if constexpr (kSkip) {
         prefetch(skip + to + pixels.ahead);
@@ -224,10 +223,10 @@ inline void input_grad_pixels(const InputGrad& out, float* dx, ptrdiff_t ld, con
         put<kStream>(dz + to, grad);
       }
       sum = sum + grad;
-      sum_xhat = madd(grad, (value - mean) * invstd, sum_xhat);
+      sum_centred = madd(grad, value - mean, sum_centred);
     }
     store(to_sum, sum);
-    store(to_xhat, sum_xhat);
+    store(to_xhat, madd(sum_centred, invstd, load(to_xhat)));
   });
   if constexpr (kStaged<kStream>) stream_pixels(dx, ld, pixels, width, out.dz.data);
 }

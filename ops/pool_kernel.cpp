@@ -21,23 +21,23 @@ inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width,
     const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
     const V mean = load_or(means, c, 0.0f), invstd = load_or(invstds, c, 0.0f);
     float *to = sums + c, *to_slope = to + kWideBlock, *to_xhat = to_slope + kWideBlock;
-    V sum = load(to), slope = load(to_slope), slope_xhat = load(to_xhat);
+    V sum = load(to), slope_sum = load(to_slope), slope_centred(0.0f);
     for (int p = p0; p < p1; ++p) {
       const float* pixel = y + p * pixels.stride + c;
       prefetch(pixel + pixels.ahead);
       const V value = load(pixel), z = madd(scale, value, shift);
       if constexpr (kSlopes) {
-        V derivative;
-        sum = sum + F::value(z, derivative);
-        slope = slope + derivative;
-        slope_xhat = madd(derivative, (value - mean) * invstd, slope_xhat);
+        V slope;
+        sum = sum + F::value(z, slope);
+        slope_sum = slope_sum + slope;
+        slope_centred = madd(slope, value - mean, slope_centred);
       } else {
         sum = sum + F::value(z);
       }
     }
     store(to, sum);
-    store(to_slope, slope);
-    store(to_xhat, slope_xhat);
+    store(to_slope, slope_sum);
+    store(to_xhat, madd(slope_centred, invstd, load(to_xhat)));
   });
 }
 

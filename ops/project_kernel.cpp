@@ -30,7 +30,7 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
     const V scale = load(scales + c), shift = load(shifts + c), gate = load(gates + c);
     const V mean = load(means + c), invstd = load(invstds + c);
     V sum[kGateSums];
-    for (int i = 0; i < kGateSums; ++i) sum[i] = load(sums + i * kWideBlock + c);
+    for (int i = 0; i < kGateSums; ++i) sum[i] = V(0.0f);
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t from = p * pixels.stride + c;
       prefetch(x + from + pixels.ahead);
@@ -38,16 +38,19 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
       const V g = load(in_tile), y = load(x + from);
       V slope;
       const V a = F::value(madd(scale, y, shift), slope);
-      const V xhat = (y - mean) * invstd, g_slope = g * slope;
+      const V centred = y - mean, g_slope = g * slope;
       sum[0] = madd(g, a, sum[0]);
       sum[1] = sum[1] + g_slope;
       sum[2] = sum[2] + slope;
-      sum[3] = madd(g_slope, xhat, sum[3]);
-      sum[4] = madd(slope, xhat, sum[4]);
+      sum[3] = madd(g_slope, centred, sum[3]);
+      sum[4] = madd(slope, centred, sum[4]);
       if constexpr (!kStaged<kStream>) put<kStream>(to + from, g);
       store(in_tile, a * gate);
     }
-    for (int i = 0; i < kGateSums; ++i) store(sums + i * kWideBlock + c, sum[i]);
+    sum[3] = sum[3] * invstd;
+    sum[4] = sum[4] * invstd;
+    for (int i = 0; i < kGateSums; ++i)
+      store(sums + i * kWideBlock + c, load(sums + i * kWideBlock + c) + sum[i]);
   });
 }
 

@@ -5,6 +5,7 @@
 // ops::MBCONV_LEVEL: no symbol of one level can be linked into another. This is the only file that
 // includes xsimd. (xsimd 8.1: its fma does not fuse for AVX-512, and it has no streaming stores.)
 
+#include <bit>
 #include <cstdint>
 
 #if defined(__AVX2__)
@@ -17,6 +18,28 @@
 
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
+
+#if defined(__AVX2__)
+
+// power(biased): 2^(n / kPowerSteps), where the integer n lies in the low bits of
+// biased = n + 1.5 * 2^23. Its lowest bits choose a root of two, the others go to the exponent:
+// n is shifted as a whole, and each entry of the table holds so much less.
+template <int kSteps>
+struct PowerTable {
+  alignas(64) uint32_t bits[kSteps] = {};
+  constexpr PowerTable() {
+    constexpr float kRoots[32] = {
+        1.00000000f, 1.02189715f, 1.04427378f, 1.06714040f, 1.09050773f, 1.11438674f, 1.13878863f,
+        1.16372486f, 1.18920712f, 1.21524736f, 1.24185781f, 1.26905096f, 1.29683955f, 1.32523664f,
+        1.35425555f, 1.38390988f, 1.41421356f, 1.44518081f, 1.47682615f, 1.50916443f, 1.54221083f,
+        1.57598085f, 1.61049033f, 1.64575548f, 1.68179283f, 1.71861930f, 1.75625216f, 1.79470908f,
+        1.83400809f, 1.87416763f, 1.91520656f, 1.95714412f};
+    for (uint32_t i = 0; i < kSteps; ++i)
+      bits[i] = std::bit_cast<uint32_t>(kRoots[i * 32 / kSteps]) - i * ((1u << 23) / kSteps);
+  }
+};
+
+#endif
 
 #if defined(__AVX512F__)
 
@@ -56,10 +79,13 @@ inline HalfV madd_half(V a, HalfV b, HalfV c) {
 inline V widen(HalfV v) {
   return _mm512_zextps256_ps512(v.lanes);
 }
-// v * 2^n, where n is an integer stored in the low bits of `biased` = n + 1.5 * 2^23.
-inline V scale_by_power(V v, V biased) {
-  const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(biased), 23);
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), n));
+constexpr int kPowerSteps = 32;
+inline V power(V biased) {
+  static constexpr PowerTable<kPowerSteps> kTable;
+  const __m512i n = _mm512_castps_si512(biased);
+  const __m512i root = _mm512_permutex2var_epi32(_mm512_load_si512(kTable.bits), n,
+                                                 _mm512_load_si512(kTable.bits + 16));
+  return _mm512_castsi512_ps(_mm512_add_epi32(root, _mm512_slli_epi32(n, 23 - 5)));
 }
 
 #elif defined(__AVX2__)
@@ -79,9 +105,13 @@ inline V nmadd(V a, V b, V c) {
 inline void stream(float* p, V v) {
   _mm256_stream_ps(p, v);
 }
-inline V scale_by_power(V v, V biased) {
-  const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(biased), 23);
-  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n));
+constexpr int kPowerSteps = 8;
+inline V power(V biased) {
+  static constexpr PowerTable<kPowerSteps> kTable;
+  const __m256i n = _mm256_castps_si256(biased);
+  const __m256i root = _mm256_permutevar8x32_epi32(
+      _mm256_load_si256(reinterpret_cast<const __m256i*>(kTable.bits)), n);
+  return _mm256_castsi256_ps(_mm256_add_epi32(root, _mm256_slli_epi32(n, 23 - 3)));
 }
 
 #else

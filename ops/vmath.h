@@ -8,82 +8,113 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
-// e^-z for |z| <= 87, clamped beyond; relative error below 3e-7 + 1.3e-8 |z|, the second term from
-// rounding log2(e).
+inline V clamp(V z, float limit) {
+  return min(V(limit), max(V(-limit), z));
+}
+
+// e^-z = power * (1 + rest) for |z| <= 87; relative error below 3e-7 + 1.3e-8 |z|, the second term
+// from rounding log2(e).
+struct ExpMinus {
+  V power, rest;
+
+  explicit ExpMinus(V z) {
 #if defined(__AVX2__)
-inline V exp_minus(V z) {
-  // 2^t = 2^n 2^f with t = -z log2(e), n = round(t), |f| <= 1/2. Adding 1.5 * 2^23 rounds t to an
-  // integer and leaves it in the low bits. 2^f: minimax polynomial of degree 5, relative error
-  // 7.5e-8 before rounding.
-  constexpr float kLog2e = 1.44269504f, kRound = 12582912.0f, kLimit = 87.0f;
-  z = min(V(kLimit), max(V(-kLimit), z));
-  const V biased = nmadd(z, V(kLog2e), V(kRound));
-  const V f = nmadd(z, V(kLog2e), V(kRound) - biased);
-  V p = madd(V(1.3276472e-3f), f, V(9.6755414e-3f));
-  p = madd(p, f, V(5.5507133e-2f));
-  p = madd(p, f, V(2.4022120e-1f));
-  p = madd(p, f, V(6.9314697e-1f));
-  p = madd(p, f, V(1.0000001f));
-  return scale_by_power(p, biased);
-}
+    // 2^(t / S) = 2^(n / S) 2^(f / S) with S = kPowerSteps, t = -z S log2(e), n = round(t),
+    // |f| <= 1/2. Adding 1.5 * 2^23 rounds t to an integer and leaves it in the low bits. The rest
+    // 2^(f / S) - 1: minimax polynomials without a constant term, error 2.5e-8 and 5.3e-8.
+    constexpr float kLog2e = kPowerSteps * 1.44269504f, kRound = 12582912.0f;
+    const V biased = nmadd(z, V(kLog2e), V(kRound));
+    const V f = nmadd(z, V(kLog2e), V(kRound) - biased);
+    power = ops::MBCONV_LEVEL::power(biased);
+    if constexpr (kPowerSteps == 8) {
+      rest = f * madd(madd(V(1.0839106e-4f), f, V(3.7540256e-3f)), f, V(8.6643405e-2f));
+    } else {
+      rest = f * madd(V(2.3459623e-4f), f, V(2.1661166e-2f));
+    }
 #else
-inline V exp_minus(V z) {
-  constexpr float kLimit = 87.0f;
-  return std::exp(-min(kLimit, max(-kLimit, z)));
-}
+    power = std::exp(-z);
+    rest = 0.0f;
 #endif
+  }
+  V value() const {
+    return madd(power, rest, power);
+  }
+  V plus_one() const {
+    return madd(power, rest, V(1.0f) + power);
+  }
+};
+
+constexpr float kExpLimit = 87.0f;
+
+// e^-z, clamped beyond |z| = kExpLimit.
+inline V exp_minus(V z) {
+  return ExpMinus(clamp(z, kExpLimit)).value();
+}
 
 // 1 / (1 + e^-z): absolute error below 2e-7. True division, so that levels round alike.
 inline V sigmoid(V z) {
-  return V(1.0f) / (V(1.0f) + exp_minus(z));
+  return V(1.0f) / ExpMinus(clamp(z, kExpLimit)).plus_one();
 }
 
-// The activations as policies: value f(z), and f(z) with f'(z). Of swish, the relative error of the
-// value is that of exp_minus, the absolute error of the derivative below 3e-7.
-struct Linear {
-  static V value(V z) { return z; }
-  static V value(V z, V& derivative) {
-    derivative = V(1.0f);
-    return z;
+// The activations as policies: value f(z), slope f'(z), and both at once where that is less work.
+// Of swish, the relative error of the value is that of exp_minus, the absolute error of the slope
+// below 3e-7.
+template <class F>
+struct Separate {
+  static V value(V z, V& slope) {
+    slope = F::slope(z);
+    return F::value(z);
   }
 };
+struct Linear : Separate<Linear> {
+  using Separate::value;
+  static V value(V z) { return z; }
+  static V slope(V) { return V(1.0f); }
+};
 struct Swish {
-  static V value(V z) { return z / (V(1.0f) + exp_minus(z)); }
-  static V value(V z, V& derivative) {
+  static V value(V z) { return z / ExpMinus(clamp(z, kExpLimit)).plus_one(); }
+  // s (1 + z (1 - s)) with s = 1 / (1 + e), e = e^-z, as one quotient: (1 + e + z e) / (1 + e)^2.
+  static V slope(V z) {
+    z = clamp(z, 43.0f);  // e^2 stays finite
+    const V e = ExpMinus(z).value(), d = V(1.0f) + e;
+    return madd(z, e, d) / (d * d);
+  }
+  static V value(V z, V& slope) {
     const V e = exp_minus(z);
     const V s = V(1.0f) / (V(1.0f) + e);
     const V a = z * s;
-    derivative = s * madd(a, e, V(1.0f));  // s (1 + z (1 - s)) with 1 - s = e s: no cancellation
+    slope = s * madd(a, e, V(1.0f));  // 1 - s = e s: no cancellation
     return a;
   }
 };
-struct Relu {
+struct Relu : Separate<Relu> {
+  using Separate::value;
   static V value(V z) { return max(V(0.0f), z); }
-  static V value(V z, V& derivative) {
-    derivative = if_positive(z, V(1.0f), V(0.0f));
-    return max(V(0.0f), z);
-  }
+  static V slope(V z) { return if_positive(z, V(1.0f), V(0.0f)); }
 };
-struct Relu6 {
+struct Relu6 : Separate<Relu6> {
+  using Separate::value;
   static V value(V z) { return min(V(6.0f), max(V(0.0f), z)); }
-  static V value(V z, V& derivative) {
-    derivative = if_positive(z, if_positive(V(6.0f) - z, V(1.0f), V(0.0f)), V(0.0f));
-    return value(z);
+  static V slope(V z) {
+    return if_positive(z, if_positive(V(6.0f) - z, V(1.0f), V(0.0f)), V(0.0f));
   }
 };
-struct LeakyRelu {
+struct LeakyRelu : Separate<LeakyRelu> {
   static constexpr float kSlope = 0.1f;
+  using Separate::value;
   static V value(V z) { return if_positive(z, z, V(kSlope) * z); }
-  static V value(V z, V& derivative) {
-    derivative = if_positive(z, V(1.0f), V(kSlope));
-    return z * derivative;
-  }
+  static V slope(V z) { return if_positive(z, V(1.0f), V(kSlope)); }
 };
 struct Sigmoid {
   static V value(V z) { return sigmoid(z); }
-  static V value(V z, V& derivative) {
+  static V slope(V z) {
+    V slope;
+    value(z, slope);
+    return slope;
+  }
+  static V value(V z, V& slope) {
     const V s = sigmoid(z);
-    derivative = nmadd(s, s, s);
+    slope = nmadd(s, s, s);
     return s;
   }
 };

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -19,14 +20,14 @@ struct Step {
   std::vector<NamedTensor> gradients;
 };
 
-Step one_step(const ModelConfig& model, int batch, int threads, Isa isa) {
+Step one_step(const ModelConfig& model, int batch, int threads, Isa isa, uint64_t seed = 1) {
   Workers workers(threads);
   EfficientNet network(network_config(model), batch, Mode::training, workers, isa);
   // The values of the fixtures, whose batch-norm gains make a fresh network less chaotic.
   TensorFile initial{network.parameters().save(), {}};
   test::generate_b0(initial.tensors, model.expand_at_ratio_1);
   network.parameters().load(initial);
-  const test::Images images(model, batch);
+  const test::Images images(model, batch, seed);
   network.forward(images.pixels.data(), 7, 0);
   Step step;
   step.loss = network.backward(images.pixels.data(), images.labels, 0.1f).cross_entropy;
@@ -52,6 +53,17 @@ double distance(const NamedTensor& a, const NamedTensor& b) {
     sum += d * d;
   }
   return std::sqrt(sum);
+}
+
+// The largest distance of a gradient, as a part of its norm or of 1e-4 of that of all together.
+double largest_distance(const Step& step, const Step& expected) {
+  double all = 0, largest = 0;
+  for (const NamedTensor& g : expected.gradients) all += norm(g) * norm(g);
+  for (size_t i = 0; i < expected.gradients.size(); ++i) {
+    const double scale = std::max(norm(expected.gradients[i]), 1e-4 * std::sqrt(all));
+    largest = std::max(largest, distance(step.gradients[i], expected.gradients[i]) / scale);
+  }
+  return largest;
 }
 
 }  // namespace
@@ -81,23 +93,24 @@ TEST_CASE(
       ModelConfig model = test::narrow_model();
       model.activation = activation;
       model.expand_at_ratio_1 = expand;
-      const Step expected = one_step(model, 4, 2, Isa::generic);
-      double all = 0;
-      for (const NamedTensor& g : expected.gradients) all += norm(g) * norm(g);
-      // Levels round differently, and at a kink a rounding turns a slope on or off.
+      // Levels round differently, and at a kink a rounding turns a slope on or off: of four batches
+      // one must meet none.
       const bool smooth = activation == ops::Activation::swish ||
                           activation == ops::Activation::sigmoid ||
                           activation == ops::Activation::linear;
-      const double tolerance = smooth ? 2e-3 : 2e-2;
+      const uint64_t batches = smooth ? 1 : 4;
+      const double tolerance = smooth ? 2e-3 : 5e-3;
       for (const Isa isa : {Isa::avx2, Isa::avx512}) {
         if (test::decide(isa, name(isa)) != test::Decision::run) continue;
-        const Step step = one_step(model, 4, 2, isa);
-        CHECK(step.loss == doctest::Approx(expected.loss).epsilon(1e-4));
-        for (size_t i = 0; i < step.gradients.size(); ++i) {
-          CAPTURE(step.gradients[i].name);
-          const double scale = std::max(norm(expected.gradients[i]), 1e-4 * std::sqrt(all));
-          CHECK(distance(step.gradients[i], expected.gradients[i]) < tolerance * scale);
+        CAPTURE(std::string(name(isa)));
+        double smallest = INFINITY;
+        for (uint64_t seed = 1; seed <= batches && smallest >= tolerance; ++seed) {
+          const Step expected = one_step(model, 4, 2, Isa::generic, seed);
+          const Step step = one_step(model, 4, 2, isa, seed);
+          CHECK(step.loss == doctest::Approx(expected.loss).epsilon(1e-4));
+          smallest = std::min(smallest, largest_distance(step, expected));
         }
+        CHECK(smallest < tolerance);
       }
     }
   }
