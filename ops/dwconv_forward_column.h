@@ -100,13 +100,15 @@ struct StoreColumns {
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
+    // Copies: for all that the compiler knows, a store of a vector changes any member.
+    const ptrdiff_t *at = offset + row, next = pitch;
+    float* base = ring;
 #pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r) {
+    for (int v = 0; v < NV; ++v) {
+      const unsigned c = static_cast<unsigned>(column - first + v * kWidth);
+      float* to = base + c / kLane * next + c % kLane;
 #pragma GCC unroll 16
-      for (int v = 0; v < NV; ++v) {
-        const int c = column - first + v * kWidth;
-        ops::MBCONV_LEVEL::store(ring + c / kLane * pitch + offset[row + r] + c % kLane, acc[r][v]);
-      }
+      for (int r = 0; r < MR; ++r) ops::MBCONV_LEVEL::store(to + at[r], acc[r][v]);
     }
   }
 };

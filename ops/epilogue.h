@@ -53,31 +53,38 @@ inline void stream_pixels(const float* staged, ptrdiff_t ld, const Pixels pixels
   }
 }
 
-// Output policy of gemm_panel: keeps the product in a tile and meanwhile asks memory for the same
-// rows of up to two tensors of one shape, `width` channels from element `offset` on, as it stores
-// `first_column`.
-struct StoreTileAndPrefetch {
-  StoreTile<> tile;
-  int first_column;
-  const TileRows& rows;
-  const Shape& shape;
+// Output policy of gemm_panel: another one, and meanwhile, as the first columns of a panel are
+// stored, memory is asked for some channels of as many rows of up to two tensors of one shape.
+template <class Out>
+struct AndPrefetch {
+  const Out& out;
   const float *first, *second;  // may be null
-  ptrdiff_t offset;
-  int width;
+  const RowOffsets& rows;
+  const LaneOffsets& lanes;
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
-    tile.store<MR, NV>(row, column, acc);
-    if (column != first_column) return;
-    for (int r = row; r < row + MR; ++r) {
-      const ptrdiff_t from = offset + row_offset(shape, rows, r);
-      for (int c = 0; c < width; c += kLane) {
-        if (first != nullptr) prefetch(first + from + c);
-        if (second != nullptr) prefetch(second + from + c);
+    out.template store<MR, NV>(row, column, acc);
+    if (column % kWideBlock == 0) ask(row, row + MR < rows.count ? row + MR : rows.count);
+  }
+
+ private:
+  // Out of line: its registers are not missing in the loops around.
+  [[gnu::noinline]] void ask(int begin, int end) const {
+    asm volatile("");  // or calls are dropped: prefetches are no effect of a function
+    for (int r = begin; r < end; ++r) {
+      for (int i = 0; i < lanes.count; ++i) {
+        const ptrdiff_t from = rows.at[r] + lanes.at[i];
+        if (first != nullptr) prefetch(first + from);
+        if (second != nullptr) prefetch(second + from);
       }
     }
   }
 };
+
+template <class Out>
+AndPrefetch(const Out&, const float*, const float*, const RowOffsets&, const LaneOffsets&)
+    -> AndPrefetch<Out>;
 
 // Whether a tensor is stored past the caches: where it is too large to stay there until the next
 // pass reads it, an ordinary store would only read each line before it overwrites it.
@@ -99,18 +106,20 @@ struct StoreOutput {
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
+    // Copies: for all that the compiler knows, a store of a vector changes any member.
+    const ptrdiff_t* at = offset + row;
+    float *to = base + column, *sum = sums + column, *sum_squares = sum + channels;
+    const float* shifts = pivot + column;
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 16
-      for (int v = 0; v < NV; ++v) {
-        put<kStream>(base + offset[row + r] + column + v * kWidth, acc[r][v]);
-      }
+      for (int v = 0; v < NV; ++v) put<kStream>(to + at[r] + v * kWidth, acc[r][v]);
     }
     if (sums == nullptr) return;
 #pragma GCC unroll 16
     for (int v = 0; v < NV; ++v) {
-      const int c = column + v * kWidth;
-      const V shift = load(pivot + c);
+      const int c = v * kWidth;
+      const V shift = load(shifts + c);
       V first(0.0f), second(0.0f);
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
@@ -118,8 +127,8 @@ struct StoreOutput {
         first = first + value;
         second = madd(value, value, second);
       }
-      ops::MBCONV_LEVEL::store(sums + c, load(sums + c) + first);
-      ops::MBCONV_LEVEL::store(sums + channels + c, load(sums + channels + c) + second);
+      ops::MBCONV_LEVEL::store(sum + c, load(sum + c) + first);
+      ops::MBCONV_LEVEL::store(sum_squares + c, load(sum_squares + c) + second);
     }
   }
 };

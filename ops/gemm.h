@@ -84,21 +84,22 @@ inline void for_each_columns(int used, const Body& body) {
 }
 
 // acc[MR][columns] = init + A[MR x k] B, k in ascending order for every element, so that an
-// element's bits do not depend on the tile it falls in. With kTransposed A's transpose lies at `a`.
-// Per k: a load for each vector of B, MR broadcasts from memory, one FMA for each accumulator;
-// bound by the FMA ports.
-template <int MR, class C, bool kTransposed, class Out>
-inline void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b, ptrdiff_t ldb,
-                       const float* init, ptrdiff_t ldinit, int row, int column, const Out& out) {
+// element's bits do not depend on the tile it falls in. With kTransposed A's transpose lies at `a`;
+// without kInit init is zero. Per k: a load for each vector of B, MR broadcasts from memory, one
+// FMA for each accumulator; bound by the FMA ports.
+template <int MR, class C, bool kTransposed, bool kInit, class Out>
+[[gnu::noinline]] void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b,
+                                  ptrdiff_t ldb, const float* init, ptrdiff_t ldinit, int row,
+                                  int column, const Out& out) {
   V acc[MR][C::kVectors];
   [[maybe_unused]] HalfV half[C::kHalf ? MR : 1];
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < C::kFull; ++v)
-      acc[r][v] = init != nullptr ? load(init + r * ldinit + v * kWidth) : V(0.0f);
+      acc[r][v] = kInit ? load(init + r * ldinit + v * kWidth) : V(0.0f);
     if constexpr (C::kHalf)
-      half[r] = init != nullptr ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
+      half[r] = kInit ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
   }
   for (int l = 0; l < k; ++l) {
     V bv[C::kVectors];
@@ -127,41 +128,42 @@ inline void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b, ptr
   out.template store<MR, C::kVectors>(row, column, acc);
 }
 
-// `rows` of at most MR rows.
-template <int MR, class C, bool kTransposed, class Out>
-inline void gemm_remainder(int rows, int k, const float* a, ptrdiff_t lda, const float* b,
-                           ptrdiff_t ldb, const float* init, ptrdiff_t ldinit, int row, int column,
-                           const Out& out) {
+// Rows [row, end) in tiles of MR. A function of its own: within a larger one g++ 12 keeps
+// accumulators in memory.
+template <int MR, class C, bool kTransposed, bool kInit, class Out>
+inline void gemm_rows(int row, int end, int k, Tile a, const float* b, ptrdiff_t ldb, Tile init,
+                      int column, const Out& out) {
+  for (; row < end; row += MR) {
+    gemm_micro<MR, C, kTransposed, kInit>(k, a.data + (kTransposed ? row : row * a.ld), a.ld, b,
+                                          ldb, kInit ? init.data + row * init.ld + column : nullptr,
+                                          init.ld, row, column, out);
+  }
+}
+
+// Rows [row, end), at most MR of them, in one tile.
+template <int MR, class C, bool kTransposed, bool kInit, class Out>
+inline void gemm_remainder(int row, int end, int k, Tile a, const float* b, ptrdiff_t ldb,
+                           Tile init, int column, const Out& out) {
   if constexpr (MR > 0) {
-    if (rows == MR) {
-      gemm_micro<MR, C, kTransposed>(k, a, lda, b, ldb, init, ldinit, row, column, out);
+    if (end - row == MR) {
+      gemm_rows<MR, C, kTransposed, kInit>(row, end, k, a, b, ldb, init, column, out);
     } else {
-      gemm_remainder<MR - 1, C, kTransposed>(rows, k, a, lda, b, ldb, init, ldinit, row, column,
-                                             out);
+      gemm_remainder<MR - 1, C, kTransposed, kInit>(row, end, k, a, b, ldb, init, column, out);
     }
   }
 }
 
-// One group of columns, from `column` on, of all m rows. A function of its own: within a larger one
-// g++ 12 keeps accumulators in memory.
-template <class C, bool kTransposed, class Out>
-[[gnu::noinline]] void gemm_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, Tile init,
-                                    int column, const Out& out) {
-  const auto row_of_a = [&](int row) { return a.data + (kTransposed ? row : row * a.ld); };
-  const auto start = [&](int row) {
-    return init.data != nullptr ? init.data + row * init.ld + column : nullptr;
-  };
-  int row = 0;
-  for (; m - row >= 2 * C::kRows; row += C::kRows) {
-    gemm_micro<C::kRows, C, kTransposed>(k, row_of_a(row), a.ld, b, ldb, start(row), init.ld, row,
-                                         column, out);
-  }
-  // What is left in two halves: a tile of a single row would wait for its own sums.
-  for (int left = m - row, rows; left > 0; left -= rows, row += rows) {
-    rows = left > C::kRows ? (left + 1) / 2 : left;
-    gemm_remainder<C::kRows, C, kTransposed>(rows, k, row_of_a(row), a.ld, b, ldb, start(row),
-                                             init.ld, row, column, out);
-  }
+// One group of columns, from `column` on, of all m rows.
+template <class C, bool kTransposed, bool kInit, class Out>
+inline void gemm_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, Tile init, int column,
+                         const Out& out) {
+  constexpr int MR = C::kRows;
+  // What fills no two tiles in two halves: a tile of a single row would wait for its own sums.
+  const int whole = m % MR == 0 ? m : m < MR ? 0 : (m / MR - 1) * MR;
+  const int half = m - whole > MR ? (m - whole + 1) / 2 : m - whole;
+  gemm_rows<MR, C, kTransposed, kInit>(0, whole, k, a, b, ldb, init, column, out);
+  gemm_remainder<MR, C, kTransposed, kInit>(whole, whole + half, k, a, b, ldb, init, column, out);
+  gemm_remainder<MR, C, kTransposed, kInit>(whole + half, m, k, a, b, ldb, init, column, out);
 }
 
 // out = init + A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`. `init`
@@ -171,9 +173,11 @@ inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int 
                        const Out& out) {
   const int width = w.width(panel);
   const float* b = w.panel(panel) + ptrdiff_t{k0} * width;
-  for_each_columns(w.used(panel), [&](int c, auto columns) {
-    gemm_columns<decltype(columns), false>(m, k, a, b + c, width, init, panel * kWideBlock + c,
-                                           out);
+  with_flag(init.data != nullptr, [&](auto flag) {
+    for_each_columns(w.used(panel), [&](int c, auto columns) {
+      gemm_columns<decltype(columns), false, decltype(flag)::value>(m, k, a, b + c, width, init,
+                                                                    panel * kWideBlock + c, out);
+    });
   });
 }
 
@@ -182,8 +186,8 @@ inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int 
 inline void gemm_tn(int m, int k, int used, Tile a, Tile b, float* dw, ptrdiff_t lddw, bool add) {
   with_flag(add, [&](auto flag) {
     for_each_columns(used, [&](int c, auto columns) {
-      gemm_columns<decltype(columns), true>(k, m, a, b.data + c, b.ld, {nullptr, 0}, c,
-                                            StoreTile<decltype(flag)::value>{dw, lddw});
+      gemm_columns<decltype(columns), true, false>(k, m, a, b.data + c, b.ld, {nullptr, 0}, c,
+                                                   StoreTile<decltype(flag)::value>{dw, lddw});
     });
   });
 }

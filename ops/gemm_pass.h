@@ -15,36 +15,6 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
-// Output policy of gemm_panel: another one, and meanwhile memory is asked for channels [c0, c1) of
-// rows of up to two tensors of a shape, as many for each row of the product.
-template <class Out>
-struct AndPrefetch {
-  const Out& out;
-  const float *first, *second;  // may be null
-  const Shape& shape;
-  const TileRows& rows;
-  int c0, c1;
-
-  template <int MR, int NV>
-  void store(int row, int column, const V (&acc)[MR][NV]) const {
-    out.template store<MR, NV>(row, column, acc);
-    if (column % kWideBlock != 0) return;
-    const int end = row + MR < rows.count ? row + MR : rows.count;
-    for (int c = c0; c < c1; c += kLane) {
-      const ptrdiff_t channel = channel_offset(shape, c);
-      for (int r = row; r < end; ++r) {
-        const ptrdiff_t from = channel + row_offset(shape, rows, r);
-        if (first != nullptr) prefetch(first + from);
-        if (second != nullptr) prefetch(second + from);
-      }
-    }
-  }
-};
-
-template <class Out>
-AndPrefetch(const Out&, const float*, const float*, const Shape&, const TileRows&, int, int)
-    -> AndPrefetch<Out>;
-
 struct Product {
   Packed<const float> w;
   int first, last;  // column panels of w
@@ -63,7 +33,7 @@ struct Product {
 template <class Load>
 inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot, float* scratch,
                          const Load& load) {
-  const Shape& shape = p.y.shape;
+  const Shape &shape = p.y.shape, &x_shape = p.x ? p.x.shape : p.x2.shape;
   const int k = p.w.k, n = shape.padded_c();
   const int kc = k < kTileDepth ? round_up(k, kLane) : kTileDepth;
   Scratch memory(scratch);
@@ -75,13 +45,12 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
   const bool stream = streams(shape);
   int64_t row = begin;
   for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
-    ptrdiff_t offset[kTileRows];
-    for (int r = 0; r < rows.count; ++r) offset[r] = row_offset(shape, rows, r);
+    const RowOffsets offsets(shape, rows), x_offsets(x_shape, rows);
     row += rows.count;
     // Beyond the item too: the next one is this thread's, as a rule.
     const int64_t left = shape.rows() - row;
-    const TileRows following(row, left < rows.count ? static_cast<int>(left) : rows.count,
-                             shape.pixels());
+    const RowOffsets following(
+        x_shape, {row, left < rows.count ? static_cast<int>(left) : rows.count, shape.pixels()});
     for (int k0 = 0; k0 < k; k0 += kc) {
       const int depth = k - k0 < kc ? k - k0 : kc;
       const bool last = k0 + depth == k;
@@ -89,15 +58,15 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
       load(rows, k0, depth, x, kc);
       // Each panel asks for its share of the next columns: of these rows, or of the next tile.
       const int next = last ? 0 : k0 + depth;
-      const Shape& x_shape = p.x ? p.x.shape : p.x2.shape;
       const int lanes = p.x || p.x2 ? ceil_div(k - next < kc ? k - next : kc, kLane) : 0;
       const auto share = [&](int i) { return next + lanes * i / (p.last - p.first) * kLane; };
       for (int panel = p.first; panel < p.last; ++panel) {
         const int c = panel * kWideBlock, i = panel - p.first;
+        const LaneOffsets lanes_of_panel(x_shape, share(i), share(i + 1));
         const auto product = [&](const auto& out) {
-          gemm_panel(rows.count, depth, {x, kc}, p.w, k0, panel, init,
-                     AndPrefetch{out, p.x.data, p.x2.data, x_shape, last ? following : rows,
-                                 share(i), share(i + 1)});
+          gemm_panel(
+              rows.count, depth, {x, kc}, p.w, k0, panel, init,
+              AndPrefetch{out, p.x.data, p.x2.data, last ? following : x_offsets, lanes_of_panel});
         };
         if (!last) {
           product(StoreTile{partial, n});
@@ -112,7 +81,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
         } else {
           float* base = p.y.data + channel_offset(shape, c) - c;
           with_flag(stream, [&](auto flag) {
-            product(StoreOutput<decltype(flag)::value>{base, offset, p.pivot, sums.tile, n});
+            product(StoreOutput<decltype(flag)::value>{base, offsets.at, p.pivot, sums.tile, n});
           });
         }
       }
@@ -145,6 +114,7 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
   const TileSums sums(memory, p.dx.sums, slot, 0, ld);
   for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
     const float* x = load(rows, x_tile, ld);
+    const RowOffsets offsets(shape, rows);
     for (int panel = 0; panel < dw.panels(); ++panel) {
       const int c = panel * kWideBlock, width = dw.width(panel);
       const ptrdiff_t ahead = next_block(shape, rows, c, 0, dw.panels());
@@ -152,13 +122,13 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
       if (p.dx) {
         const int depth = p.wt.k - c < width ? p.wt.k - c : width;
         const Tile init{panel > 0 ? dx : nullptr, ld};
-        const ptrdiff_t next = channel_offset(shape, c) + ahead;
+        const LaneOffsets lanes(shape, c, c + width);
         for (int q = 0; q < p.wt.panels(); ++q) {
           const StoreTile tile{dx, ld};
           if (q == 0) {
             gemm_panel(
                 rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
-                StoreTileAndPrefetch{tile, 0, rows, shape, p.dy.g.data, p.dy.y.data, next, width});
+                AndPrefetch{tile, at(p.dy.g.data, ahead), at(p.dy.y.data, ahead), offsets, lanes});
           } else {
             gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init, tile);
           }

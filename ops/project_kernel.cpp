@@ -56,19 +56,14 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
 
 // One channel panel of a tile: g = dy w^T, its epilogue, and dw, added to what is there with `add`.
 template <class F, bool kStream>
-inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int panel,
-                       ptrdiff_t ahead, int part, Tile dy, float* g, Packed<float> dw, bool add) {
+inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const RowOffsets& offsets,
+                       int panel, ptrdiff_t ahead, int part, Tile dy, float* g, Packed<float> dw,
+                       bool add) {
   const int channels = args.x.y.shape.padded_c(), parts = args.cut.parts;
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
   gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0},
-             StoreTileAndPrefetch{{g - c0, kWideBlock},
-                                  c0,
-                                  rows,
-                                  args.x.y.shape,
-                                  args.x.y.data,
-                                  nullptr,
-                                  channel_offset(args.x.y.shape, c0),
-                                  width});
+             AndPrefetch{StoreTile{g - c0, kWideBlock}, args.x.y.data, nullptr, offsets,
+                         LaneOffsets(args.x.y.shape, c0, c0 + width)});
   for_each_image(rows, [&](int r0, int r1) {
     float* tile = g + ptrdiff_t{r0} * kWideBlock;
     const Pixels pixels = tile_pixels(args.x.y.shape, rows, r0, r1, c0, ahead);
@@ -118,9 +113,10 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
     with_flag(streams(shape), [&](auto stream) {
       for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
         if (!finished) load_grad_rows(args.dy, rows, 0, cout, kAhead, formed, cout);
+        const RowOffsets offsets(shape, rows);
         for (int panel = first; panel < last; ++panel) {
           const ptrdiff_t ahead = next_block(shape, rows, panel * kWideBlock, first, last);
-          panel_rows<decltype(f), decltype(stream)::value>(args, rows, panel, ahead, part,
+          panel_rows<decltype(f), decltype(stream)::value>(args, rows, offsets, panel, ahead, part,
                                                            {dy, cout}, g, dw, add);
         }
         if (finished) dy += ptrdiff_t{rows.count} * cout;

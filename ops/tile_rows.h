@@ -61,6 +61,26 @@ inline ptrdiff_t row_offset(const Shape& shape, const TileRows& rows, int r) {
   return rows.image[r] * shape.image_stride() + ptrdiff_t{rows.pixel[r]} * shape.block;
 }
 
+// Where the rows of a tile lie in a tensor of this shape.
+struct RowOffsets {
+  int count;
+  ptrdiff_t at[kTileRows];
+
+  RowOffsets(const Shape& shape, const TileRows& rows) : count(rows.count) {
+    for (int r = 0; r < count; ++r) at[r] = row_offset(shape, rows, r);
+  }
+};
+
+// Where the channels [c0, c1) of a tensor lie, kLane at a time.
+struct LaneOffsets {
+  int count = 0;
+  ptrdiff_t at[kTileDepth / kLane];
+
+  LaneOffsets(const Shape& shape, int c0, int c1) {
+    for (int c = c0; c < c1; c += kLane) at[count++] = channel_offset(shape, c);
+  }
+};
+
 // Pixels of one image: `count` of them, of a tensor at its element `offset`, `stride` floats apart.
 // What will be read after them lies `ahead` floats further on: memory is asked for it in time, as
 // the prefetchers of CPUs lose a stream at every end of a line, panel or page. Loops take it by
