@@ -101,14 +101,16 @@ struct StoreColumns {
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
     // Copies: for all that the compiler knows, a store of a vector changes any member.
-    const ptrdiff_t *at = offset + row, next = pitch;
+    const ptrdiff_t* row_at = offset + row;
+    const ptrdiff_t ring_pitch = pitch;
     float* base = ring;
 #pragma GCC unroll 16
     for (int v = 0; v < NV; ++v) {
+      // Unsigned: its division by kLane is a shift alone.
       const unsigned c = static_cast<unsigned>(column - first + v * kWidth);
-      float* to = base + c / kLane * next + c % kLane;
+      float* to = base + c / kLane * ring_pitch + c % kLane;
 #pragma GCC unroll 16
-      for (int r = 0; r < MR; ++r) ops::MBCONV_LEVEL::store(to + at[r], acc[r][v]);
+      for (int r = 0; r < MR; ++r) ops::MBCONV_LEVEL::store(to + row_at[r], acc[r][v]);
     }
   }
 };

@@ -65,7 +65,8 @@ struct AndPrefetch {
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
     out.template store<MR, NV>(row, column, acc);
-    if (column % kWideBlock == 0) ask(row, row + MR < rows.count ? row + MR : rows.count);
+    if (lanes.count > 0 && column % kWideBlock == 0)
+      ask(row, row + MR < rows.count ? row + MR : rows.count);
   }
 
  private:
@@ -107,15 +108,16 @@ struct StoreOutput {
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
     // Copies: for all that the compiler knows, a store of a vector changes any member.
-    const ptrdiff_t* at = offset + row;
-    float *to = base + column, *sum = sums + column, *sum_squares = sum + channels;
-    const float* shifts = pivot + column;
+    const ptrdiff_t* row_at = offset + row;
+    float* to = base + column;
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 16
-      for (int v = 0; v < NV; ++v) put<kStream>(to + at[r] + v * kWidth, acc[r][v]);
+      for (int v = 0; v < NV; ++v) put<kStream>(to + row_at[r] + v * kWidth, acc[r][v]);
     }
     if (sums == nullptr) return;
+    float *sum = sums + column, *sum_squares = sum + channels;
+    const float* shifts = pivot + column;
 #pragma GCC unroll 16
     for (int v = 0; v < NV; ++v) {
       const int c = v * kWidth;

@@ -86,7 +86,8 @@ inline void for_each_columns(int used, const Body& body) {
 // acc[MR][columns] = init + A[MR x k] B, k in ascending order for every element, so that an
 // element's bits do not depend on the tile it falls in. With kTransposed A's transpose lies at `a`;
 // without kInit init is zero. Per k: a load for each vector of B, MR broadcasts from memory, one
-// FMA for each accumulator; bound by the FMA ports.
+// FMA for each accumulator; bound by the FMA ports. A function of its own: within a larger one
+// g++ 12 keeps accumulators in memory.
 template <int MR, class C, bool kTransposed, bool kInit, class Out>
 [[gnu::noinline]] void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b,
                                   ptrdiff_t ldb, const float* init, ptrdiff_t ldinit, int row,
@@ -128,8 +129,7 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
   out.template store<MR, C::kVectors>(row, column, acc);
 }
 
-// Rows [row, end) in tiles of MR. A function of its own: within a larger one g++ 12 keeps
-// accumulators in memory.
+// Rows [row, end), a multiple of MR of them, in tiles of MR.
 template <int MR, class C, bool kTransposed, bool kInit, class Out>
 inline void gemm_rows(int row, int end, int k, Tile a, const float* b, ptrdiff_t ldb, Tile init,
                       int column, const Out& out) {

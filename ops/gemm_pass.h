@@ -22,7 +22,7 @@ struct Product {
   const float* pivot;
   ChannelSums sums;
   Finish finish;
-  // Up to two tensors that `load` reads, if they are to be asked for ahead of that.
+  // Up to two tensors of one shape that `load` reads, if they are to be asked for ahead of that.
   View<const float> x = {}, x2 = {};
   const InputGrad* input_grad = nullptr;  // if y is its dz
 };
@@ -33,7 +33,8 @@ struct Product {
 template <class Load>
 inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot, float* scratch,
                          const Load& load) {
-  const Shape &shape = p.y.shape, &x_shape = p.x ? p.x.shape : p.x2.shape;
+  const Shape& shape = p.y.shape;
+  const Shape& x_shape = p.x ? p.x.shape : p.x2.shape;  // of nothing where neither is given
   const int k = p.w.k, n = shape.padded_c();
   const int kc = k < kTileDepth ? round_up(k, kLane) : kTileDepth;
   Scratch memory(scratch);

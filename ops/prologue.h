@@ -81,7 +81,8 @@ inline void load_rows(const Deferred& x, View<float> x_out, const TileRows& rows
 // out[pixel][ld] = dy of channels [c0, c0 + width) of the tensor, as DeferredGrad states it, where
 // there is a batch norm:
 //   dy = (g * (a gate) + a offset) * f' + (d mean - b) - d * y.
-// d mean - d * y loses no more than y did when it was rounded.
+// Where the mean is far larger than the deviation, d mean - d * y is small beside both: its error
+// is that of rounding d mean, |d mean| 2^-24, as rounding y left one of |d y| 2^-24.
 template <class F, bool kG>
 inline void finish_grad_pixels(const DeferredGrad& grad, const Pixels pixels, int c0, int width,
                                float* out, ptrdiff_t ld) {
@@ -92,7 +93,7 @@ inline void finish_grad_pixels(const DeferredGrad& grad, const Pixels pixels, in
     const V scale = load(grad.scale + c0 + c), shift = load(grad.shift + c0 + c);
     const V a = load(grad.a + c0 + c), d = load(grad.d + c0 + c);
     const V gate = a * load_or(gates, c, 1.0f), offset = a * load_or(offsets, c, 0.0f);
-    const V rest = d * load(grad.mean + c0 + c) - load(grad.b + c0 + c);
+    const V rest = madd(d, load(grad.mean + c0 + c), V(0.0f) - load(grad.b + c0 + c));
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t from = p * pixels.stride + c;
       const V value = load(y + from);

@@ -21,11 +21,10 @@ namespace {
 
 #if defined(__AVX2__)
 
-// power(biased): 2^(n / kPowerSteps), where the integer n lies in the low bits of
-// biased = n + 1.5 * 2^23. Its lowest bits choose a root of two, the others go to the exponent:
-// n is shifted as a whole, and each entry of the table holds so much less.
+// The roots 2^(i / kSteps) of power_of_two, each less what the low bits of n add to the exponent's.
 template <int kSteps>
 struct PowerTable {
+  static constexpr int kShift = 23 - std::countr_zero(unsigned{kSteps});  // of n to the exponent
   alignas(64) uint32_t bits[kSteps] = {};
   constexpr PowerTable() {
     constexpr float kRoots[32] = {
@@ -35,7 +34,7 @@ struct PowerTable {
         1.57598085f, 1.61049033f, 1.64575548f, 1.68179283f, 1.71861930f, 1.75625216f, 1.79470908f,
         1.83400809f, 1.87416763f, 1.91520656f, 1.95714412f};
     for (uint32_t i = 0; i < kSteps; ++i)
-      bits[i] = std::bit_cast<uint32_t>(kRoots[i * 32 / kSteps]) - i * ((1u << 23) / kSteps);
+      bits[i] = std::bit_cast<uint32_t>(kRoots[i * 32 / kSteps]) - (i << kShift);
   }
 };
 
@@ -80,12 +79,14 @@ inline V widen(HalfV v) {
   return _mm512_zextps256_ps512(v.lanes);
 }
 constexpr int kPowerSteps = 32;
-inline V power(V biased) {
+// 2^(n / kPowerSteps), where the integer n lies in the low bits of biased = n + 1.5 * 2^23: its
+// lowest bits choose a root of two, and all of n is shifted to the exponent.
+inline V power_of_two(V biased) {
   static constexpr PowerTable<kPowerSteps> kTable;
   const __m512i n = _mm512_castps_si512(biased);
   const __m512i root = _mm512_permutex2var_epi32(_mm512_load_si512(kTable.bits), n,
                                                  _mm512_load_si512(kTable.bits + 16));
-  return _mm512_castsi512_ps(_mm512_add_epi32(root, _mm512_slli_epi32(n, 23 - 5)));
+  return _mm512_castsi512_ps(_mm512_add_epi32(root, _mm512_slli_epi32(n, kTable.kShift)));
 }
 
 #elif defined(__AVX2__)
@@ -106,12 +107,12 @@ inline void stream(float* p, V v) {
   _mm256_stream_ps(p, v);
 }
 constexpr int kPowerSteps = 8;
-inline V power(V biased) {
+inline V power_of_two(V biased) {
   static constexpr PowerTable<kPowerSteps> kTable;
   const __m256i n = _mm256_castps_si256(biased);
   const __m256i root = _mm256_permutevar8x32_epi32(
       _mm256_load_si256(reinterpret_cast<const __m256i*>(kTable.bits)), n);
-  return _mm256_castsi256_ps(_mm256_add_epi32(root, _mm256_slli_epi32(n, 23 - 3)));
+  return _mm256_castsi256_ps(_mm256_add_epi32(root, _mm256_slli_epi32(n, kTable.kShift)));
 }
 
 #else

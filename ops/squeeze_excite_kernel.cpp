@@ -129,11 +129,11 @@ struct ValueAndSlope {
 inline ValueAndSlope activate(Activation f, float u) {
   ValueAndSlope out{};
   with_activation(f, [&](auto policy) {
-    float value[kWidth], slope[kWidth];
-    V derivative;
-    store(value, decltype(policy)::value(V(u), derivative));
-    store(slope, derivative);
-    out = {value[0], slope[0]};
+    float values[kWidth], slopes[kWidth];
+    V slope;
+    store(values, decltype(policy)::value(V(u), slope));
+    store(slopes, slope);
+    out = {values[0], slopes[0]};
   });
   return out;
 }

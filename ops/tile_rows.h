@@ -2,6 +2,8 @@
 
 // The rows of one tile, per ISA level (see ops/simd.h).
 
+#include <cassert>
+
 #include "ops/cut.h"
 #include "ops/deferred.h"
 #include "ops/simd.h"
@@ -71,12 +73,13 @@ struct RowOffsets {
   }
 };
 
-// Where the channels [c0, c1) of a tensor lie, kLane at a time.
+// Where the channels [c0, c1) of a tensor lie, kLane at a time; at most kTileDepth of them.
 struct LaneOffsets {
   int count = 0;
   ptrdiff_t at[kTileDepth / kLane];
 
   LaneOffsets(const Shape& shape, int c0, int c1) {
+    assert(c1 - c0 <= kTileDepth);
     for (int c = c0; c < c1; c += kLane) at[count++] = channel_offset(shape, c);
   }
 };

@@ -12,8 +12,8 @@ inline V clamp(V z, float limit) {
   return min(V(limit), max(V(-limit), z));
 }
 
-// e^-z = power * (1 + rest) for |z| <= 87; relative error below 3e-7 + 1.3e-8 |z|, the second term
-// from rounding log2(e).
+// e^-z = power * (1 + rest) for |z| <= 87, to which the caller clamps z; relative error below
+// 3e-7 + 1.3e-8 |z|, the second term from rounding log2(e).
 struct ExpMinus {
   V power, rest;
 
@@ -21,11 +21,12 @@ struct ExpMinus {
 #if defined(__AVX2__)
     // 2^(t / S) = 2^(n / S) 2^(f / S) with S = kPowerSteps, t = -z S log2(e), n = round(t),
     // |f| <= 1/2. Adding 1.5 * 2^23 rounds t to an integer and leaves it in the low bits. The rest
-    // 2^(f / S) - 1: minimax polynomials without a constant term, error 2.5e-8 and 5.3e-8.
+    // 2^(f / S) - 1: minimax polynomials without a constant term, error 2.5e-8 for S = 8 and 5.3e-8
+    // for S = 32.
     constexpr float kLog2e = kPowerSteps * 1.44269504f, kRound = 12582912.0f;
     const V biased = nmadd(z, V(kLog2e), V(kRound));
     const V f = nmadd(z, V(kLog2e), V(kRound) - biased);
-    power = ops::MBCONV_LEVEL::power(biased);
+    power = power_of_two(biased);
     if constexpr (kPowerSteps == 8) {
       rest = f * madd(madd(V(1.0839106e-4f), f, V(3.7540256e-3f)), f, V(8.6643405e-2f));
     } else {

@@ -10,6 +10,7 @@
 #include "lib/error.h"
 #include "ops/activation_ref.h"
 #include "ops/conv1x1.h"
+#include "ops/pool.h"
 #include "test/gradcheck.h"
 #include "test/op_test.h"
 
@@ -19,9 +20,9 @@ using ops::Activation;
 
 namespace {
 
-// Activations of one ISA level live inside its kernels: f(z) and f'(z) are read off 1x1
-// convolutions of kLane channels with unit weights, whose finished input is f(z) and whose input
-// gradient is f'(z).
+// Activations of one ISA level live inside its kernels. f(z) and f'(z), computed alone, are read
+// off 1x1 convolutions of kLane channels with unit weights, whose finished input is f(z) and whose
+// input gradient is f'(z); computed together, off the pool of images of one pixel, with slopes.
 class Probe {
  public:
   // z: a multiple of kLane numbers.
@@ -32,13 +33,14 @@ class Probe {
     for (size_t i = 0; i < lane; ++i) identity[i * lane + i] = 1;
     const float* ones = memory_.input(std::vector<float>(lane, 1));
     const float* zeros = memory_.input(std::vector<float>(lane));
+    const float* input = memory_.input(z);
     const ops::Packed<const float> w{memory_.input(identity), kLane, kLane};
     value = memory_.output<float>(s.size());
     slope = memory_.output<float>(s.size());
     const ops::RowCut one{1, 1, 1};
 
     ops::Conv1x1Forward forward{};
-    forward.x = {{memory_.input(z), s}, ones, zeros, f};
+    forward.x = {{input, s}, ones, zeros, f};
     forward.x_out = {value, s};
     forward.w = w;
     forward.y = {memory_.work<float>(s.size()), s};
@@ -54,14 +56,30 @@ class Probe {
     backward.dw = {memory_.work<float>(lane * lane), kLane, kLane};
     backward.cut.rows = one;
 
+    const Shape images = Shape::nhwc(s.w, 1, 1, kLane);
+    ops::Pool pool{};
+    pool.x = {{input, images}, ones, zeros, f};
+    pool.cut = ops::pool_cut(images);
+    pool.partial = memory_.work<double>(ops::pool_partial_size(images, pool.cut, true));
+    pool.mean = memory_.output<float>(s.size());
+    pool.slopes = memory_.output<double>(2 * s.size());
+    pool.bn_mean = zeros;
+    pool.bn_invstd = ones;
+
     const size_t floats =
         std::max(ops::conv1x1_forward_scratch(s, s), ops::conv1x1_backward_scratch(s, s)) + 15;
     const ops::Context context{isa, &workers(1), memory_.work<float>(floats), floats / 16 * 16};
     ops::conv1x1_forward(context, forward);
     ops::conv1x1_backward(context, backward);
+    ops::pool_forward(context, pool);
+    for (size_t i = 0; i < z.size(); ++i) {
+      value_of_both.push_back(pool.mean[i]);
+      slope_of_both.push_back(pool.slopes[i / lane * 2 * lane + i % lane]);
+    }
   }
 
   float *value, *slope;
+  std::vector<double> value_of_both, slope_of_both;
 
  private:
   Memory memory_;
@@ -84,19 +102,22 @@ struct Errors {
   double relative = 0, absolute = 0, slope = 0;
 };
 
-// Largest errors against double, relative ones less `per_z` |z|.
+// Largest errors against double, relative ones less `per_z` |z|, computed alone and together.
 Errors measure(Isa isa, Activation f, float low, float high, double per_z = 0) {
   const std::vector<float> z = spread(low, high);
   const Probe probe(isa, f, z);
   Errors e;
   for (size_t i = 0; i < z.size(); ++i) {
     const double want = ops::ref::activate<double>(f, z[i]);
-    const double error = std::abs(probe.value[i] - want);
-    e.absolute = std::max(e.absolute, error);
-    if (want != 0)
-      e.relative = std::max(e.relative, error / std::abs(want) - per_z * std::abs(z[i]));
     const double slope = ops::ref::activate_derivative<double>(f, z[i]);
-    e.slope = std::max(e.slope, std::abs(probe.slope[i] - slope));
+    for (const double value : {double{probe.value[i]}, probe.value_of_both[i]}) {
+      const double error = std::abs(value - want);
+      e.absolute = std::max(e.absolute, error);
+      if (want != 0)
+        e.relative = std::max(e.relative, error / std::abs(want) - per_z * std::abs(z[i]));
+    }
+    for (const double got : {double{probe.slope[i]}, probe.slope_of_both[i]})
+      e.slope = std::max(e.slope, std::abs(got - slope));
   }
   return e;
 }
@@ -135,10 +156,14 @@ TEST_CASE("activation: beyond the range of the exponential values stay finite an
     for (size_t i = 0; i < z.size(); ++i) {
       CAPTURE(z[i]);
       CHECK(sigmoid.value[i] == doctest::Approx(z[i] > 0 ? 1 : 0).epsilon(1e-30));
-      CHECK(swish.slope[i] == doctest::Approx(z[i] > 0 ? 1 : 0).epsilon(1e-6));
-      if (z[i] > 0) CHECK(swish.value[i] == z[i]);
-      // The clamped exponential leaves z e^-87 there.
-      if (z[i] < 0) CHECK(std::abs(swish.value[i]) <= std::abs(z[i]) * 2e-38f);
+      CHECK(sigmoid.value_of_both[i] == doctest::Approx(z[i] > 0 ? 1 : 0).epsilon(1e-30));
+      for (const double slope : {double{swish.slope[i]}, swish.slope_of_both[i]})
+        CHECK(slope == doctest::Approx(z[i] > 0 ? 1 : 0).epsilon(1e-6));
+      for (const double value : {double{swish.value[i]}, swish.value_of_both[i]}) {
+        if (z[i] > 0) CHECK(value == z[i]);
+        // The clamped exponential leaves z e^-87 there.
+        if (z[i] < 0) CHECK(std::abs(value) <= std::abs(z[i]) * 2e-38);
+      }
     }
   });
 }
@@ -150,7 +175,15 @@ TEST_CASE("activation: NaN comes out as NaN") {
     for (const Activation f : ops::kActivations) {
       CAPTURE(std::string(name(f)));
       const Probe probe(isa, f, z);
-      for (size_t i = 0; i < z.size(); ++i) CHECK(std::isnan(probe.value[i]) == std::isnan(z[i]));
+      const bool smooth = f == Activation::swish || f == Activation::sigmoid;
+      for (size_t i = 0; i < z.size(); ++i) {
+        const bool nan = std::isnan(z[i]);
+        CHECK(std::isnan(probe.value[i]) == nan);
+        CHECK(std::isnan(probe.value_of_both[i]) == nan);
+        // The slopes of the others are constants on either side of a kink.
+        CHECK(std::isnan(probe.slope[i]) == (smooth && nan));
+        CHECK(std::isnan(probe.slope_of_both[i]) == (smooth && nan));
+      }
     }
   });
 }
