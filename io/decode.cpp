@@ -24,9 +24,9 @@
 #define STBI_ONLY_GIF
 #define STB_IMAGE_STATIC
 #define STB_IMAGE_IMPLEMENTATION
-// At a marker within the last code of a scan, 2.27 shifts a byte that is 0 by up to 40 bits, and of a
-// first IDAT chunk without bytes it copies none to a null pointer; neither has an effect on x86, and
-// the fuzzer would find nothing else.
+// At a marker within the last code of a scan, 2.27 shifts a byte that is 0 by up to 40 bits, and of
+// a first IDAT chunk without bytes it copies none to a null pointer; neither has an effect on x86,
+// and the fuzzer would find nothing else.
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((no_sanitize("shift-exponent", "nonnull-attribute"))), \
                              apply_to = function)
