@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <string_view>
 
 #include "io/kept_memory.h"
 #include "lib/error.h"
@@ -220,6 +219,13 @@ Image decode_image(Bytes encoded, int max_side) {
   Image image;
   decode_image(encoded, max_side, image);
   return image;
+}
+
+std::string_view image_format(Bytes encoded) {
+  if (starts_with(encoded, "\xff")) return "JPEG";
+  if (starts_with(encoded, "\x89")) return "PNG";
+  if (starts_with(encoded, "G")) return "GIF";
+  return starts_with(encoded, "B") ? "BMP" : "";
 }
 
 std::vector<std::byte> encode_png(int width, int height, int channels,
