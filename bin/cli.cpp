@@ -46,12 +46,21 @@ int usage_error(const CLI::App& app, const std::string& message) {
   return 2;
 }
 
+// "; expected one of verify, show" of a program that has commands, else "".
+std::string expected_commands(const CLI::App& app) {
+  std::string text;
+  for (const CLI::App* command : app.get_subcommands({}))
+    text += (text.empty() ? "; expected one of " : ", ") + command->get_name();
+  return text;
+}
+
 int unknown_arguments(const CLI::App& app) {
   const CLI::App* where = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
   const std::string given = app.remaining(true).empty() ? "" : app.remaining(true).front();
   const std::string name = given.substr(0, given.find('='));
   std::string message =
       (name.starts_with("--") ? "unknown option " : "unexpected argument ") + name;
+  if (app.get_subcommands().empty() && !name.starts_with("--")) message += expected_commands(app);
   if (const std::string nearest = nearest_option(*where, name); !nearest.empty()) {
     message += "; did you mean " + nearest + "?";
   }
@@ -84,6 +93,8 @@ int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>
   } catch (const CLI::ParseError& e) {
     // --help and --version are not errors.
     if (e.get_exit_code() == 0) return flushed(app, app.exit(e));
+    // What is required may be missing because its name is misspelt.
+    if (app.remaining_size(true) > 0) return unknown_arguments(app);
     return usage_error(app, e.what());
   } catch (const UsageError& e) {
     return usage_error(app, e.what());

@@ -93,7 +93,7 @@ int eval(EvalArgs& a) {
   options.keys = example_keys(a.records);
   if (info) options.normalisation = info->normalisation;
   Progress progress;
-  const auto total = static_cast<int64_t>(records.size()) / options.shards;
+  const int64_t total = io::samples_of_shard(records.size(), options);
   const Validation v = validate(network, records, workers, options, [&](int64_t done) {
     progress.update(done, total, std::to_string(done) + "/" + std::to_string(total) + " images",
                     false);

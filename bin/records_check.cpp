@@ -62,22 +62,6 @@ std::string kind_of(const io::Feature& feature) {
   return std::to_string(count) + " " + kinds[feature.index()];
 }
 
-std::string format_of(io::Bytes encoded) {
-  const auto first = encoded.empty() ? 0 : std::to_integer<int>(encoded[0]);
-  switch (first) {
-    case 0xff:
-      return "JPEG";
-    case 0x89:
-      return "PNG";
-    case 'G':
-      return "GIF";
-    case 'B':
-      return "BMP";
-    default:
-      return "unknown";
-  }
-}
-
 void count_record(io::Bytes record, const io::ExampleKeys& keys, Contents& contents) {
   constexpr size_t kMostKinds = 5;
   const io::LabelledImage image = io::parse_labelled_image(record, keys);
@@ -90,7 +74,8 @@ void count_record(io::Bytes record, const io::ExampleKeys& keys, Contents& conte
     ++use.kinds[known ? kind : "others"];
   }
   ++contents.labels[image.label];
-  ++contents.formats[format_of(image.encoded)];
+  const std::string format(io::image_format(image.encoded));
+  ++contents.formats[format.empty() ? "unknown" : format];
   contents.sizes.push_back(size);
   contents.bytes += static_cast<int64_t>(record.size());
   ++contents.readable;

@@ -118,13 +118,6 @@ std::vector<std::byte> read_file(const fs::path& path) {
   return bytes;
 }
 
-bool is_png(std::span<const std::byte> encoded) {
-  return !encoded.empty() && encoded[0] == std::byte{0x89};
-}
-bool is_jpeg(std::span<const std::byte> encoded) {
-  return !encoded.empty() && encoded[0] == std::byte{0xff};
-}
-
 // A picture as it goes into its record.
 struct Prepared {
   std::vector<std::byte> encoded;
@@ -141,14 +134,15 @@ Prepared prepare(const ClassFile& file, const FolderArgs& a) {
     io::Image image = io::decode_image(out.encoded, a.max_side);
     if (a.resize > 0 && std::min(image.width, image.height) > a.resize) {
       image = io::shrink_to(image, a.resize);
-      out.encoded = is_png(out.encoded) ? io::encode_png(image) : io::encode_jpeg(image, a.quality);
+      const bool png = io::image_format(out.encoded) == "PNG";
+      out.encoded = png ? io::encode_png(image) : io::encode_jpeg(image, a.quality);
     }
     out.height = image.height;
     out.width = image.width;
   } catch (const Error& e) {
     throw Error(file.path.string(), ": ", e.what());
   }
-  out.format = is_png(out.encoded) ? "PNG" : is_jpeg(out.encoded) ? "JPEG" : "";
+  out.format = io::image_format(out.encoded);
   return out;
 }
 

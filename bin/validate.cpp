@@ -34,8 +34,7 @@ Validation validate(net::EfficientNet& network, const io::RecordSet& records, Wo
   const auto make = [&] { return io::Loader(records, workers, options); };
   io::Loader loader = with_memory_for(options.batch, options.size, make);
   // Those of the shard, bad ones included.
-  const int64_t samples =
-      (static_cast<int64_t>(records.size()) - options.shard + options.shards - 1) / options.shards;
+  const int64_t samples = io::samples_of_shard(records.size(), options);
   // The network takes whole batches: a short one is filled up with empty pictures.
   std::vector<float> last;
   Validation result;

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <string_view>
 
 #include "io/kept_memory.h"
 #include "lib/error.h"
@@ -24,9 +23,9 @@
 #define STBI_ONLY_GIF
 #define STB_IMAGE_STATIC
 #define STB_IMAGE_IMPLEMENTATION
-// At a marker within the last code of a scan, 2.27 shifts a byte that is 0 by up to 40 bits, and of a
-// first IDAT chunk without bytes it copies none to a null pointer; neither has an effect on x86, and
-// the fuzzer would find nothing else.
+// At a marker within the last code of a scan, 2.27 shifts a byte that is 0 by up to 40 bits, and of
+// a first IDAT chunk without bytes it copies none to a null pointer; neither has an effect on x86,
+// and the fuzzer would find nothing else.
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((no_sanitize("shift-exponent", "nonnull-attribute"))), \
                              apply_to = function)
@@ -220,6 +219,13 @@ Image decode_image(Bytes encoded, int max_side) {
   Image image;
   decode_image(encoded, max_side, image);
   return image;
+}
+
+std::string_view image_format(Bytes encoded) {
+  if (starts_with(encoded, "\xff")) return "JPEG";
+  if (starts_with(encoded, "\x89")) return "PNG";
+  if (starts_with(encoded, "G")) return "GIF";
+  return starts_with(encoded, "B") ? "BMP" : "";
 }
 
 std::vector<std::byte> encode_png(int width, int height, int channels,

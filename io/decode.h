@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace mbconv::io {
@@ -27,6 +28,9 @@ struct ImageSize {
   int width, height;
 };
 ImageSize image_size(std::span<const std::byte> encoded);
+
+// "JPEG", "PNG", "GIF" or "BMP" as the first byte tells, "" if none of them.
+std::string_view image_format(std::span<const std::byte> encoded);
 
 // Encodes 8-bit values [height, width, channels] as PNG: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
 std::vector<std::byte> encode_png(int width, int height, int channels,

@@ -9,8 +9,8 @@
 namespace mbconv::io {
 namespace {
 
-// A thread keeps at most this many blocks, none smaller (malloc is fast for those) or larger. A JPEG
-// takes five: three channels, the picture, the decoder's state.
+// A thread keeps at most this many blocks, none smaller (malloc is fast for those) or larger. A
+// JPEG takes five: three channels, the picture, the decoder's state.
 constexpr size_t kMostBlocks = 6;
 constexpr size_t kSmallest = size_t{16} << 10, kLargest = size_t{4} << 20;
 

@@ -73,6 +73,10 @@ LoaderOptions effective(LoaderOptions o) {
 
 }  // namespace
 
+int64_t samples_of_shard(size_t records, const LoaderOptions& o) {
+  return (static_cast<int64_t>(records) - o.shard + o.shards - 1) / o.shards;
+}
+
 // Shared with the tasks that were submitted to the workers: one may run after the loader is gone,
 // and then finds no job.
 struct Loader::State : std::enable_shared_from_this<State> {
@@ -85,8 +89,7 @@ struct Loader::State : std::enable_shared_from_this<State> {
         batch(static_cast<size_t>(options.batch)),
         image_values(size_t{3} * static_cast<size_t>(options.size) *
                      static_cast<size_t>(options.size)),
-        part((static_cast<int64_t>(records.size()) - options.shard + options.shards - 1) /
-             options.shards),
+        part(samples_of_shard(records.size(), options)),
         ring(static_cast<size_t>(options.prefetch) + 1),
         images(ring.size() * batch * image_values * sizeof(float)),
         labels(ring.size() * batch),

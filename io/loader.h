@@ -31,6 +31,9 @@ struct LoaderOptions : SampleOptions {
   std::vector<uint32_t> known_bad;  // that an interrupted run has counted, ascending
 };
 
+// How many of `records` this process takes in an epoch or a validation pass.
+int64_t samples_of_shard(size_t records, const LoaderOptions& options);
+
 // One prepared batch. Valid until the next call of Loader::next.
 struct Batch {
   std::span<const float> images;    // [count, size, size, 3], normalised

@@ -22,8 +22,8 @@ Fault fault_of(std::optional<Crc> crc, const Parts&... parts) {
 
 // Reads frame headers at ascending offsets. Records are read along, in pieces that grow, as long as
 // passing over one takes a disk less time than a read of its own; among larger records each header
-// costs one page. 100,000 records of 20 KB on a virtual SSD: read along 2.1 s from the disk and 0.4
-// s from the page cache, one page each 6.2 s and 0.2 s.
+// costs the rest of one page. 100,000 records of 20 KB in 100 files on a virtual SSD: read
+// along 1.9 s from the disk and 0.3 s from the page cache, one page each 2.9 s and 0.1 s.
 class HeaderReader {
  public:
   explicit HeaderReader(const ByteSource& source) : source_(source) {}
@@ -53,8 +53,9 @@ class HeaderReader {
   const std::byte* read(uint64_t offset) {
     if (offset + kFrameHeader > begin_ + window_.size()) {
       const bool along = !window_.empty() && offset - last_ <= kReadAlong;
-      const size_t size = along ? std::min(2 * window_.size(), kPiece) : kPage;
-      window_.resize(std::min<uint64_t>(size, source_.size - offset));
+      const uint64_t least = along ? std::min(2 * window_.size(), kPiece) : kFrameHeader;
+      const uint64_t end = (offset + least + kPage - 1) / kPage * kPage;
+      window_.resize(std::min(end, source_.size) - offset);
       begin_ = offset;
       source_.read_at(offset, window_);
     }

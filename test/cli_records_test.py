@@ -19,6 +19,13 @@ def png_size(path):
     return struct.unpack(">II", data[16:24])
 
 
+class Commands(DataCase):
+    def test_a_misspelt_command_or_option_is_named_with_what_was_expected(self):
+        self.fails(run("records", "verfy", "--data", "x"), 2, "unexpected argument verfy", "from-folder", "verify")
+        self.fails(run("records", "verify", "--dat", "x"), 2, "unknown option --dat; did you mean --data?")
+        self.fails(run("records"), 2, "records --help")
+
+
 class FromFolder(DataCase):
     def pictures(self):
         folder = self.new_folder()

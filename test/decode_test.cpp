@@ -91,6 +91,18 @@ TEST_CASE("decode: JPEG agrees with libjpeg to 0.2 in the mean and 3 at most") {
   }
 }
 
+TEST_CASE("image_format: the first byte tells") {
+  for (const auto& [name, format] : {std::pair{"444.jpg", "JPEG"},
+                                     {"rgb.png", "PNG"},
+                                     {"png_named.jpeg", "PNG"},
+                                     {"two_frames.gif", "GIF"},
+                                     {"rgb.bmp", "BMP"}}) {
+    CHECK(image_format(file(name)) == format);
+  }
+  CHECK(image_format(to_bytes("text")).empty());
+  CHECK(image_format({}).empty());
+}
+
 TEST_CASE("decode: the size comes from the header alone") {
   Encoded jpeg = file("420.jpg");
   jpeg.resize(jpeg.size() / 2 + 100);
