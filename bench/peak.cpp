@@ -1,5 +1,6 @@
 #include "bench/peak.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 
@@ -35,14 +36,22 @@ double fma_gflops(Workers& workers, Isa isa, double seconds) {
 
 double copy_gbps(Workers& workers, Isa isa, float* memory, size_t floats) {
   const Kernels& kernel = kernels(isa);
-  constexpr size_t kPiece = size_t{1} << 16;  // 256 KiB: a single picture leaves little memory
-  const size_t half = floats / 2 / kPiece * kPiece;
+  constexpr size_t kMostFloats = size_t{1} << 16, kItems = 16;  // of an item, at least of them
+  // At least: the memory of a small network is copied sooner.
+  constexpr double kSeconds = 0.001;
+  const size_t piece = std::min(kMostFloats, floats / 2 / kItems / kLane * kLane);
+  if (piece == 0) return 0;
+  const size_t half = floats / 2 / piece * piece;
+  double bytes = 0;
   const auto start = Clock::now();
-  workers.run(static_cast<int>(half / kPiece), [&](int item, int) {
-    const size_t begin = static_cast<size_t>(item) * kPiece;
-    kernel.copy_stream(memory + begin, memory + half + begin, static_cast<long>(kPiece));
-  });
-  return 2.0 * static_cast<double>(half) * sizeof(float) / seconds_since(start) * 1e-9;
+  do {
+    workers.run(static_cast<int>(half / piece), [&](int item, int) {
+      const size_t begin = static_cast<size_t>(item) * piece;
+      kernel.copy_stream(memory + begin, memory + half + begin, static_cast<long>(piece));
+    });
+    bytes += 2.0 * static_cast<double>(half) * sizeof(float);
+  } while (seconds_since(start) < kSeconds);
+  return bytes / seconds_since(start) * 1e-9;
 }
 
 }  // namespace mbconv::bench
