@@ -53,6 +53,13 @@ ops::Deferred Memory::deferred(const Shape& s, const Layer& layer) {
   return x;
 }
 
+ops::Finish Memory::finish(const Shape& s, ops::Activation activation) {
+  ops::Finish finish;
+  finish.bias = vector(s);
+  finish.activation = activation;
+  return finish;
+}
+
 ops::DeferredGrad Memory::grad(const Shape& s) {
   ops::DeferredGrad dy;
   dy.g = tensor(s);

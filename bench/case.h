@@ -28,6 +28,8 @@ class Memory {
 
   // What is pending on a layer's input.
   ops::Deferred deferred(const Shape& s, const Layer& layer);
+  // The epilogue of a layer in inference.
+  ops::Finish finish(const Shape& s, ops::Activation activation);
   // A gradient through a batch norm, with nothing else pending.
   ops::DeferredGrad grad(const Shape& s);
   // The place for a gradient through the batch norm of `x`, or one of its own if x is finished.
@@ -56,7 +58,7 @@ struct Case {
 // The passes of a layer for a batch of n images.
 using MakeCase = Case(const Layer& layer, int n);
 MakeCase stem_forward, stem_backward, conv1x1_forward, conv1x1_backward, dwconv_forward,
-    dwconv_backward, project_forward, project_backward, pool_forward;
+    dwconv_backward, project_forward, project_backward, pool_forward, inverted_residual_forward;
 // Depthwise convolution of finished values without statistics: little more than the taps.
 MakeCase dwconv_plain;
 

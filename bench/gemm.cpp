@@ -2,43 +2,11 @@
 
 #include <algorithm>
 
+#include "bench/kernels.h"
 #include "ops/cut.h"
 
-namespace mbconv {
-
-namespace ops {
-#define MBCONV_DECLARE(level)                                                      \
-  namespace level {                                                                \
-  void gemm_product(int depth, const float* a, Packed<const float> w, float* out); \
-  void gemm_filter(int rows, const float* a, const float* b, Packed<float> dw);    \
-  }
-MBCONV_DECLARE(generic)
-MBCONV_DECLARE(avx2)
-MBCONV_DECLARE(avx512)
-#undef MBCONV_DECLARE
-}  // namespace ops
-
-namespace bench {
+namespace mbconv::bench {
 namespace {
-
-struct Kernels {
-  // out [96,w.n] = A w, where A's tile [96,depth] stands for each range of depth rows of w.
-  void (*product)(int depth, const float* a, ops::Packed<const float> w, float* out);
-  // dw += A^T B, where the tiles A [96,rows] and B [96,48] stand for each part of dw.
-  void (*filter)(int rows, const float* a, const float* b, ops::Packed<float> dw);
-};
-
-Kernels kernels(Isa isa) {
-  switch (isa) {
-    case Isa::avx512:
-      return {ops::avx512::gemm_product, ops::avx512::gemm_filter};
-    case Isa::avx2:
-      return {ops::avx2::gemm_product, ops::avx2::gemm_filter};
-    case Isa::generic:
-      break;
-  }
-  return {ops::generic::gemm_product, ops::generic::gemm_filter};
-}
 
 double macs(int k, int n) {
   return static_cast<double>(kGemmRepeats) * ops::kTileRows * k * n;
@@ -49,7 +17,7 @@ Case product(int depth, int k, int n) {
   const ops::Packed<float> w = c.memory.matrix(k, n);
   const ptrdiff_t tile = ptrdiff_t{ops::kTileRows} * round_up(depth, kLane);
   c.run = [=](const ops::Context& context) {
-    const Kernels kernel = kernels(context.isa);
+    const Kernels& kernel = kernels(context.isa);
     context.workers->run(kGemmRepeats, [&](int, int worker) {
       float* scratch = context.worker_scratch(worker);
       kernel.product(depth, scratch, w, scratch + tile);
@@ -79,7 +47,7 @@ Case gemm_backward_filter(const Layer& layer, int) {
   const ptrdiff_t filter =
       static_cast<ptrdiff_t>(ops::Packed<float>{nullptr, k, n}.size());  // of each worker
   c.run = [=](const ops::Context& context) {
-    const Kernels kernel = kernels(context.isa);
+    const Kernels& kernel = kernels(context.isa);
     context.workers->run(kGemmRepeats, [&](int, int worker) {
       float* dw = context.worker_scratch(worker);
       const float* a = dw + filter;
@@ -96,5 +64,4 @@ std::string gemm_name(const Layer& layer) {
          std::to_string(layer.y.c);
 }
 
-}  // namespace bench
-}  // namespace mbconv
+}  // namespace mbconv::bench

@@ -8,9 +8,8 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
+#include "bench/figures.h"
 #include "bench/pictures.h"
 #include "bin/cli.h"
 #include "bin/options.h"
@@ -64,10 +63,6 @@ double cpu_seconds() {
 struct Figures {
   std::vector<double> rates, cpu_ms;  // pictures a second; CPU time of a picture
 
-  static double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-  }
   double rate() const { return median(rates); }
   double cpu() const { return median(cpu_ms); }
 };
@@ -185,8 +180,8 @@ void print(const char* what, const Figures& f, int threads) {
               f.rate(), 1e3 * threads / f.rate(), f.cpu());
 }
 
-void write_json(const Args& args, const InputBench& bench, Isa isa) {
-  const nlohmann::ordered_json json = {
+nlohmann::ordered_json json_of(const Args& args, const InputBench& bench, Isa isa) {
+  return {
       {"decode_images_per_second", bench.decode.rate()},
       {"augment_images_per_second", bench.augment.rate()},
       {"images_per_second", bench.all.rate()},
@@ -200,9 +195,6 @@ void write_json(const Args& args, const InputBench& bench, Isa isa) {
       {"threads", args.machine.threads},
       {"isa", name(isa)},
   };
-  std::ofstream out(args.json);
-  out << json.dump(2) << '\n';
-  require(out.good(), args.json, ": cannot write");
 }
 
 int run(const Args& args) {
@@ -223,7 +215,7 @@ int run(const Args& args) {
   print("decode", bench.decode, threads);
   print("augment", bench.augment, threads);
   print("read, decode and augment", bench.all, threads);
-  if (!args.json.empty()) write_json(args, bench, isa);
+  if (!args.json.empty()) write_json(args.json, json_of(args, bench, isa));
   return 0;
 }
 

@@ -1,11 +1,12 @@
-// The arguments of each pass, filled as the network fills them (net/mbconv.cpp, net/head.cpp,
-// net/stem.cpp).
+// The arguments of each pass, filled as the network fills them (net/mbconv.cpp,
+// net/mbconv_infer.cpp, net/head.cpp, net/stem.cpp).
 
 #include <algorithm>
 
 #include "bench/case.h"
 #include "ops/conv1x1.h"
 #include "ops/dwconv.h"
+#include "ops/inverted_residual.h"
 #include "ops/pool.h"
 #include "ops/project.h"
 #include "ops/stem.h"
@@ -105,9 +106,13 @@ Case stem_forward(const Layer& layer, int n) {
   args.w = layer.x.w;
   args.filter = memory.matrix(ops::kStemDepth, y.c);
   args.y = memory.tensor(y);
-  args.pivot = memory.vector(y);
   args.cut = ops::stem_cut(y);
-  args.sums = memory.sums(args.cut.items(), y);
+  if (layer.inference) {
+    args.finish = memory.finish(y, layer.activation);
+  } else {
+    args.pivot = memory.vector(y);
+    args.sums = memory.sums(args.cut.items(), y);
+  }
   c.run = [args](const ops::Context& context) { ops::stem_forward(context, args); };
   c.scratch = ops::stem_scratch(y);
   c.macs = macs(y, int64_t{ops::kStemDepth} * y.c);
@@ -143,6 +148,7 @@ Case conv1x1_forward(const Layer& layer, int n) {
   args.y = memory.tensor(y);
   args.cut = ops::conv1x1_forward_cut(x, y);
   args.column_groups = ops::conv1x1_forward_column_groups(x, y);
+  if (layer.inference) args.finish = memory.finish(y, layer.activation);
   if (layer.norm) {
     args.pivot = memory.vector(y);
     args.sums = memory.sums(args.cut.items(), y);
@@ -291,12 +297,53 @@ Case pool_forward(const Layer& layer, int n) {
   ops::Pool args{};
   args.x = memory.deferred(x, layer);
   args.cut = ops::pool_cut(x);
-  args.partial = memory.doubles(ops::pool_partial_size(x, args.cut, true));
+  args.partial = memory.doubles(ops::pool_partial_size(x, args.cut, !layer.inference));
   args.mean = memory.per_image(x);
-  args.slopes = memory.doubles(size_t{2} * static_cast<size_t>(n * x.padded_c()));
-  args.bn_mean = memory.vector(x);
-  args.bn_invstd = memory.vector(x, 0.5f, 1.5f);
+  if (!layer.inference) {
+    args.slopes = memory.doubles(size_t{2} * static_cast<size_t>(n * x.padded_c()));
+    args.bn_mean = memory.vector(x);
+    args.bn_invstd = memory.vector(x, 0.5f, 1.5f);
+  }
   c.run = [args](const ops::Context& context) { ops::pool_forward(context, args); };
+  return c;
+}
+
+Case inverted_residual_forward(const Layer& layer, int n) {
+  Case c;
+  Memory& memory = c.memory;
+  const Shape x = batch_of(layer.x, n), wide = batch_of(layer.wide(), n), y = batch_of(layer.y, n);
+  const Shape d = ops::dwconv_output(wide, layer.stride);
+  const View<const float> input = memory.tensor(x);
+  const int taps = layer.ksize * layer.ksize, cin = layer.expanded > 0 ? x.c : 0;
+  const ops::InvertedResidualCut cut =
+      ops::inverted_residual_cut(wide, layer.ksize, layer.stride, y.c, cin);
+  ops::InvertedResidual args{};
+  ops::DwconvForward& depthwise = args.depthwise;
+  depthwise.x.y = cin > 0 ? View<const float>{nullptr, wide} : input;
+  if (cin > 0)
+    depthwise.expand = {input, memory.matrix(cin, wide.c), memory.finish(wide, layer.activation)};
+  depthwise.w = memory.matrix(taps, wide.c);
+  depthwise.y = memory.tensor(d);
+  depthwise.ksize = layer.ksize;
+  depthwise.stride = layer.stride;
+  depthwise.cut = cut.depthwise;
+  depthwise.finish = memory.finish(d, layer.activation);
+  depthwise.finish.cached = true;
+  depthwise.pool_partial = memory.doubles(ops::pool_partial_size(d, cut.depthwise.lines, false));
+  depthwise.pooled = memory.per_image(d);
+  args.se = squeeze_excite(memory, d, layer, depthwise.pooled, memory.per_image(d));
+  args.product.x.y = depthwise.y;
+  args.product.x.gate = args.se.gate;
+  args.product.w = memory.matrix(d.c, y.c);
+  args.product.y = memory.tensor(y);
+  args.product.cut = cut.product;
+  args.product.column_groups = cut.column_groups;
+  args.product.finish = memory.finish(y, ops::Activation::linear);
+  if (layer.residual) args.product.finish.skip = input;
+  args.staged = cut.staged;
+  c.run = [args](const ops::Context& context) { ops::inverted_residual_forward(context, args); };
+  c.scratch = ops::inverted_residual_scratch(wide, layer.ksize, layer.stride, y.c, layer.reduced);
+  c.macs = macs(x, int64_t{cin} * wide.c) + macs(d, int64_t{wide.c} * (taps + y.c));
   return c;
 }
 

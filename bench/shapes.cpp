@@ -11,6 +11,42 @@ namespace {
 
 using Op = Layer::Op;
 
+std::string block_name(const net::BlockConfig& b) {
+  return "blocks." + std::to_string(b.stage) + "." + std::to_string(b.index);
+}
+
+Layer stem_layer(const net::NetworkConfig& network) {
+  const int size = network.model.resolution;
+  Layer stem{Op::stem,
+             "stem",
+             {1, size, size, 3, 3},
+             ops::stem_output(1, size, size, network.stem_channels)};
+  stem.ksize = 3;
+  stem.stride = 2;
+  return stem;
+}
+
+Layer head_layer(const net::NetworkConfig& network) {
+  const int size = network.head_size;
+  Layer conv{Op::conv1x1, "head", Shape::nhwc(1, size, size, network.blocks.back().out),
+             Shape::nhwc(1, size, size, network.head_channels)};
+  conv.pooled = true;
+  return conv;
+}
+
+Layer pool_layer(const net::NetworkConfig& network) {
+  Layer pool{Op::pool, "pool", head_layer(network).y, Shape::nhwc(1, 1, 1, network.head_channels)};
+  pool.activation = network.model.activation;
+  return pool;
+}
+
+Layer classifier_layer(const net::NetworkConfig& network) {
+  Layer classifier{Op::conv1x1, "classifier", pool_layer(network).y,
+                   Shape::nhwc(1, 1, 1, network.model.classes)};
+  classifier.norm = false;
+  return classifier;
+}
+
 // Collects layers; `prefix` names the network.
 class Collector {
  public:
@@ -28,8 +64,7 @@ class Collector {
 
   // The layers of a block whose input has `activation` and, with `skip`, a skip pending on it.
   void add_block(const net::BlockConfig& b, ops::Activation activation, bool skip) {
-    const std::string block =
-        "blocks." + std::to_string(b.stage) + "." + std::to_string(b.index) + ".";
+    const std::string block = block_name(b) + ".";
     Layer first{Op::dwconv, "", Shape::nhwc(1, b.size, b.size, b.in), {}};
     first.activation = activation;
     first.skip = skip;
@@ -56,25 +91,35 @@ class Collector {
     add(std::move(project));
   }
 
-  void add_head(const net::NetworkConfig& network, bool skip) {
-    const int size = network.head_size, channels = network.head_channels;
-    const Shape y = Shape::nhwc(1, size, size, channels);
-    Layer conv{Op::conv1x1, "head", Shape::nhwc(1, size, size, network.blocks.back().out), y};
-    conv.skip = skip;
-    conv.pooled = true;
-    add(std::move(conv));
-    Layer pool{Op::pool, "pool", y, Shape::nhwc(1, 1, 1, channels)};
-    pool.activation = activation_;
-    Layer classifier{Op::conv1x1, "classifier", pool.y,
-                     Shape::nhwc(1, 1, 1, network.model.classes)};
-    classifier.norm = false;
-    add(std::move(pool));
-    add(std::move(classifier));
+  // The classifier is the same in inference.
+  void add_inference(const net::NetworkConfig& network) {
+    prefix_ += "inference.";
+    add(finished(stem_layer(network)));
+    for (const net::BlockConfig& b : network.blocks) {
+      Layer block{Op::block, block_name(b), Shape::nhwc(1, b.size, b.size, b.in),
+                  Shape::nhwc(1, b.out_size, b.out_size, b.out)};
+      block.ksize = b.ksize;
+      block.stride = b.stride;
+      block.reduced = b.reduced;
+      block.expanded = b.expand ? b.expanded : 0;
+      block.residual = b.residual;
+      add(finished(std::move(block)));
+    }
+    add(finished(head_layer(network)));
+    add(finished(pool_layer(network)));
   }
 
   std::vector<Layer> take() { return std::move(layers_); }
 
  private:
+  // A layer as inference runs it.
+  Layer finished(Layer layer) const {
+    layer.inference = true;
+    layer.norm = false;
+    layer.activation = activation_;
+    return layer;
+  }
+
   ops::Activation activation_;
   std::string prefix_;
   std::vector<Layer> layers_;
@@ -84,8 +129,8 @@ class Collector {
 
 bool Layer::same_work(const Layer& other) const {
   const auto key = [](const Layer& l) {
-    return std::tie(l.op, l.ksize, l.stride, l.reduced, l.norm, l.activation, l.skip, l.residual,
-                    l.pooled);
+    return std::tie(l.op, l.ksize, l.stride, l.reduced, l.expanded, l.inference, l.norm,
+                    l.activation, l.skip, l.residual, l.pooled);
   };
   return key(*this) == key(other) && x == other.x && y == other.y;
 }
@@ -96,8 +141,19 @@ std::string Layer::shape_name(int n) const {
   };
   std::string text = part("n", n) + part("_h", x.h) + part("_w", x.w) + part("_c", x.c);
   if (op == Op::pool) return text;
-  if (op == Op::dwconv) return text + part("_k", ksize) + part("_s", stride);
-  return text + part("_", y.c);
+  if (expanded > 0) text += part("_", expanded);
+  if (op != Op::dwconv) text += part("_", y.c);
+  if (op == Op::dwconv || op == Op::block) text += part("_k", ksize) + part("_s", stride);
+  return text;
+}
+
+Shape Layer::wide() const {
+  return expanded > 0 ? Shape::wide(x.n, x.h, x.w, expanded) : x;
+}
+
+size_t Layer::bytes() const {
+  const size_t inside = op == Op::block ? ops::dwconv_output(wide(), stride).size() : 0;
+  return (x.size() + inside + y.size()) * sizeof(float);
 }
 
 Layer Layer::cropped(int lines) const {
@@ -116,14 +172,7 @@ Layer Layer::of_channels(int channels) const {
 
 std::vector<Layer> layers(const net::NetworkConfig& network) {
   Collector all(network);
-  const int size = network.model.resolution;
-  Layer stem{Op::stem,
-             "stem",
-             {1, size, size, 3, 3},
-             ops::stem_output(1, size, size, network.stem_channels)};
-  stem.ksize = 3;
-  stem.stride = 2;
-  all.add(std::move(stem));
+  all.add(stem_layer(network));
   ops::Activation activation = network.model.activation;
   bool skip = false;
   for (const net::BlockConfig& block : network.blocks) {
@@ -131,7 +180,12 @@ std::vector<Layer> layers(const net::NetworkConfig& network) {
     activation = ops::Activation::linear;
     skip = block.residual;
   }
-  all.add_head(network, skip);
+  Layer head = head_layer(network);
+  head.skip = skip;
+  all.add(std::move(head));
+  all.add(pool_layer(network));
+  all.add(classifier_layer(network));
+  all.add_inference(network);
   return all.take();
 }
 

@@ -6,11 +6,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "bench/figures.h"
 #include "bench/machine.h"
 #include "bench/peak.h"
 #include "bin/cli.h"
@@ -30,11 +29,6 @@ struct Args {
   bin::ModelOptions model;
   bin::MachineOptions machine;
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // Synthetic pictures and labels.
 struct Input {
@@ -122,7 +116,7 @@ Figures StepBench::run() {
   f.gflops = f.images_per_second * 2e-9 *
              static_cast<double>(args_.inference ? counts.inference_macs : counts.training_macs);
   f.peak_gflops = median(peaks);
-  f.copy_gbps = copies.empty() ? 0 : median(copies);
+  f.copy_gbps = median(copies);
   for (const Profile::Record& r : network_.profile().records())
     f.bytes_per_image += r.cost.bytes / args_.batch;
   return f;
@@ -152,8 +146,9 @@ void StepBench::print_profile(const Figures& f) const {
   }
 }
 
-void write_json(const Args& args, const net::NetworkConfig& config, Isa isa, const Figures& f) {
-  nlohmann::ordered_json json = {
+nlohmann::ordered_json json_of(const Args& args, const net::NetworkConfig& config, Isa isa,
+                               const Figures& f) {
+  return {
       {"model", config.model.name},
       {"resolution", config.model.resolution},
       {"batch", args.batch},
@@ -170,9 +165,6 @@ void write_json(const Args& args, const net::NetworkConfig& config, Isa isa, con
       {"steps", args.steps},
       {"cpu", cpu_name()},
   };
-  std::ofstream out(args.json);
-  out << json.dump(2) << '\n';
-  require(out.good(), args.json, ": cannot write");
 }
 
 int run(const Args& args) {
@@ -190,7 +182,7 @@ int run(const Args& args) {
       "%.0f MiB resident at most\n",
       f.images_per_second, f.gflops, f.fraction(), f.peak_gflops, f.copy_gbps,
       f.bytes_per_image * 1e-6, static_cast<double>(peak_rss_bytes()) / (1 << 20));
-  if (!args.json.empty()) write_json(args, config, isa, f);
+  if (!args.json.empty()) write_json(args.json, json_of(args, config, isa, f));
   return 0;
 }
 
