@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kMagic = "mbconv index 1\n";  // the number is the format's version
+constexpr std::string_view kMagic = "mbconv index 2\n";  // the number is the format's version
 constexpr int64_t kJustChanged = 20'000'000;             // ns: more than two ticks of a kernel
 
 int64_t in_nanoseconds(const timespec& time) {
@@ -51,18 +51,56 @@ struct Input {
     return good ? value : 0;
   }
 
+  std::vector<std::byte> bytes() {
+    const auto out = rest.first(count());
+    rest = rest.subspan(out.size());
+    return {out.begin(), out.end()};
+  }
+
   std::string text() {
-    const size_t size = count();
-    std::string out(reinterpret_cast<const char*>(rest.data()), size);
-    rest = rest.subspan(size);
-    return out;
+    const std::vector<std::byte> out = bytes();
+    return {reinterpret_cast<const char*>(out.data()), out.size()};
   }
 };
 
+void put_sized(std::vector<std::byte>& out, std::span<const std::byte> bytes) {
+  wire::put_varint(out, bytes.size());
+  wire::append(out, bytes);
+}
+
+void put_point(std::vector<std::byte>& out, const AccessPoint& point) {
+  wire::put_varint(out, point.inflated);
+  wire::put_varint(out, point.compressed);
+  wire::put_varint(out, point.bits);
+  wire::put_varint(out, point.check);
+  put_sized(out, point.window);
+}
+
+AccessPoint read_point(Input& in) {
+  AccessPoint point{in.number(), in.number(), 0, 0, {}};
+  point.bits = static_cast<unsigned>(in.number());
+  point.check = static_cast<unsigned>(in.number());
+  point.window = in.bytes();
+  return point;
+}
+
+bool read_points(Input& in, ShardIndex& out) {
+  const size_t points = in.count();
+  for (size_t i = 0; i < points && in.good; ++i) {
+    AccessPoint point = read_point(in);
+    const bool follows =
+        i == 0 ? point == AccessPoint{} : point.inflated > out.points.back().inflated;
+    if (!follows || point.inflated > out.bytes || point.compressed > out.source.size ||
+        point.bits > std::min<uint64_t>(7, 8 * point.compressed))
+      return false;
+    out.points.push_back(std::move(point));
+  }
+  return in.good;
+}
+
 void put_fault(std::vector<std::byte>& out, const DamagedFrame& frame) {
   wire::put_varint(out, frame.record);
-  wire::put_varint(out, frame.fault.reason.size());
-  wire::append(out, std::as_bytes(std::span(frame.fault.reason)));
+  put_sized(out, std::as_bytes(std::span(frame.fault.reason)));
   wire::put_varint(out, frame.fault.crc ? 1 : 0);
   wire::put_varint(out, frame.fault.crc ? frame.fault.crc->expected : 0);
   wire::put_varint(out, frame.fault.crc ? frame.fault.crc->found : 0);
@@ -129,6 +167,8 @@ std::vector<std::byte> encode_index(const ShardIndex& index) {
   wire::put(out, index.source.changed);
   wire::put_varint(out, index.inflated ? 1 : 0);
   wire::put_varint(out, index.bytes);
+  wire::put_varint(out, index.points.size());
+  for (const AccessPoint& point : index.points) put_point(out, point);
   wire::put_varint(out, index.index.damaged.size());
   for (const DamagedFrame& frame : index.index.damaged) put_fault(out, frame);
   wire::put_varint(out, index.index.records.size());
@@ -150,7 +190,7 @@ std::optional<ShardIndex> decode_index(std::span<const std::byte> bytes) {
   Input in{body.subspan(kMagic.size() + kStamp)};
   out.inflated = in.number() != 0;
   out.bytes = in.number();
-  if (!read_records(in, out)) return {};
+  if (!read_points(in, out) || !read_records(in, out)) return {};
   return out;
 }
 

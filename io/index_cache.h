@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "io/file.h"
+#include "io/inflate.h"
 #include "io/record_index.h"
 
 namespace mbconv::io {
@@ -25,8 +26,9 @@ FileStamp stamp_of(const InputFile& file);
 // The index of a file of records with what it was made from.
 struct ShardIndex {
   FileStamp source;
-  bool inflated = false;  // whether offsets are those of the inflated data
-  uint64_t bytes = 0;     // of the plain or inflated data
+  bool inflated = false;            // whether offsets are those of the inflated data
+  uint64_t bytes = 0;               // of the plain or inflated data
+  std::vector<AccessPoint> points;  // of a compressed file that is read in place; else none
   RecordIndex index;
 };
 

@@ -44,56 +44,28 @@ void PieceCache::forget(const InflatedData* owner) {
   });
 }
 
-InflatedData::InflatedData(std::shared_ptr<PieceCache> cache) : cache_(std::move(cache)) {
-  begins_.push_back(std::make_unique<InflateStream>());
-}
-
-std::string InflatedData::measure(const InputFile& compressed) {
-  InflateStream stream;
-  std::vector<std::byte> piece(cache_->piece());
-  for (size_t read = piece.size(); read == piece.size(); size_ += read) {
-    read = stream.read(compressed, piece);
-    if (read == piece.size()) begins_.push_back(std::make_unique<InflateStream>(stream));
-  }
-  return stream.damage();
-}
-
-// A copy of the stream at the begin of a piece. Streams that are missing are made on the way.
-std::unique_ptr<InflateStream> InflatedData::stream_at(const InputFile& compressed, size_t number) {
-  const std::lock_guard lock(mutex_);
-  auto stream = std::make_unique<InflateStream>(*begins_[std::min(number, begins_.size() - 1)]);
-  std::vector<std::byte> passed(number < begins_.size() ? 0 : cache_->piece());
-  while (begins_.size() <= number) {
-    stream->read(compressed, passed);
-    begins_.push_back(std::make_unique<InflateStream>(*stream));
-  }
-  return stream;
-}
-
-void InflatedData::fill(const InputFile& compressed, size_t number, std::span<std::byte> out) {
-  const std::unique_ptr<InflateStream> stream = stream_at(compressed, number);
-  const size_t got = stream->read(compressed, out);
-  require(
-      got == out.size(), "cannot inflate: ",
-      stream->damage().empty() ? "the file has changed since it was indexed" : stream->damage());
-  const std::lock_guard lock(mutex_);
-  if (begins_.size() == number + 1 && out.size() == cache_->piece())
-    begins_.push_back(std::make_unique<InflateStream>(*stream));
-}
+InflatedData::InflatedData(std::shared_ptr<PieceCache> cache, uint64_t size,
+                           std::vector<AccessPoint> points)
+    : cache_(std::move(cache)), size_(size), points_(std::move(points)) {}
 
 void InflatedData::read_at(const InputFile& compressed, uint64_t offset, std::span<std::byte> out) {
-  const size_t piece_size = cache_->piece();
   require(offset <= size_ && out.size() <= size_ - offset, "the inflated data end at offset ",
           size_);
   while (!out.empty()) {
-    const size_t number = offset / piece_size, begin = offset % piece_size;
-    const size_t size = std::min<uint64_t>(piece_size, size_ - (offset - begin));
-    const auto piece = cache_->find(this, number, size);
+    const auto after = std::ranges::upper_bound(points_, offset, {}, &AccessPoint::inflated);
+    const AccessPoint& point = *(after - 1);
+    const uint64_t end = after == points_.end() ? size_ : after->inflated;
+    const size_t size = end - point.inflated, begin = offset - point.inflated;
+    const auto piece = cache_->find(this, static_cast<size_t>(after - points_.begin()), size);
     {
       const std::lock_guard lock(piece->filling);
       if (piece->bytes.empty()) {
         std::vector<std::byte> bytes(size);
-        fill(compressed, number, bytes);
+        InflateStream stream(compressed, point);
+        const size_t got = stream.read(bytes);
+        require(got == size, "cannot inflate: ",
+                stream.damage().empty() ? "the file has changed since it was indexed"
+                                        : stream.damage());
         piece->bytes = std::move(bytes);
       }
     }

@@ -20,7 +20,7 @@ class InflatedData;
 // last, within a bound in bytes. Safe from several threads.
 class PieceCache {
  public:
-  // `piece`: bytes of a piece.
+  // `piece`: bytes of a piece, about, as pieces end where a block of compressed data does.
   explicit PieceCache(size_t piece = size_t{8} << 20) : piece_(piece), bound_(64 * piece) {}
 
   size_t piece() const { return piece_; }
@@ -49,32 +49,26 @@ class PieceCache {
   uint64_t bound_, bytes_ = 0;
 };
 
-// The inflated data of a gzip or zlib file, read in any order without a copy on disk: a stream is
-// kept for the begin of every piece that was reached, and a read inflates the pieces it needs, or
-// takes them from the cache. Safe from several threads.
+// The inflated data of a gzip or zlib file, read in any order without a copy on disk: a read
+// inflates the pieces it needs, each from an access point to the next, or takes them from the
+// cache. Safe from several threads.
 class InflatedData {
  public:
-  explicit InflatedData(std::shared_ptr<PieceCache> cache);
+  // `size`: bytes of all data. `points`: as inflate() found them with the cache's piece as spacing.
+  InflatedData(std::shared_ptr<PieceCache> cache, uint64_t size, std::vector<AccessPoint> points);
   ~InflatedData() { cache_->forget(this); }
   InflatedData(const InflatedData&) = delete;
   InflatedData& operator=(const InflatedData&) = delete;
 
-  // Inflates the file once to find its size; returns what is wrong with it, "" if nothing.
-  std::string measure(const InputFile& compressed);
-  // Instead of that, where the size is known.
-  void set_size(uint64_t size) { size_ = size; }
   uint64_t size() const { return size_; }
+  const std::vector<AccessPoint>& points() const { return points_; }
   // Fills `out` from `offset` on. Throws Error, as InputFile::read_at does.
   void read_at(const InputFile& compressed, uint64_t offset, std::span<std::byte> out);
 
  private:
-  void fill(const InputFile& compressed, size_t number, std::span<std::byte> out);
-  std::unique_ptr<InflateStream> stream_at(const InputFile& compressed, size_t number);
-
-  std::shared_ptr<PieceCache> cache_;
-  uint64_t size_ = 0;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<const InflateStream>> begins_;  // of pieces 0, 1, ...
+  const std::shared_ptr<PieceCache> cache_;
+  const uint64_t size_;
+  const std::vector<AccessPoint> points_;
 };
 
 }  // namespace mbconv::io

@@ -109,8 +109,8 @@ void RecordSet::keep_inflated(size_t runs, size_t count) const {
     const RecordLocation last = file.location(file.size() - 1);
     bytes += last.offset + last.length;
   }
-  // A run begins and ends within a piece.
-  const uint64_t run = bytes * count / size() + 2 * pieces_->piece();
+  // A run begins and ends within a piece, and pieces are only about that large.
+  const uint64_t run = bytes * count / size() + 3 * pieces_->piece();
   pieces_->set_bound(std::min<uint64_t>(runs * run, bytes + files() * pieces_->piece()));
 }
 

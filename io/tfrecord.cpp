@@ -97,17 +97,22 @@ struct RecordFile::Impl {
     make_index(opened, options);
     const bool complete = options.on_damage == OnDamage::resynchronise || index.damaged.empty();
     const bool keeps_data = !inflated || in_place || !data_path.empty();
-    const uint64_t bytes = in_place ? in_place->size() : opened.size();
-    if (options.cache != nullptr && complete && keeps_data)
-      options.cache->store(path, {stamp, inflated, bytes, index});
+    if (options.cache == nullptr || !complete || !keeps_data) return;
+    ShardIndex kept{stamp, inflated, opened.size(), {}, index};
+    if (in_place) {
+      kept.bytes = in_place->size();
+      kept.points = in_place->points();
+    }
+    options.cache->store(path, kept);
   }
 
-  // Takes a cached index. False if the inflated data it needs are not there.
+  // Takes a cached index. False if neither the inflated data it needs nor a way to read them in
+  // place are there.
   bool adopt(ShardIndex cached, InputFile& opened, const OpenOptions& options) {
     if (cached.inflated && !open_inflated(cached.bytes, opened, *options.cache)) {
-      if (options.pieces == nullptr) return false;
-      in_place = std::make_unique<InflatedData>(options.pieces);
-      in_place->set_size(cached.bytes);
+      if (options.pieces == nullptr || cached.points.empty()) return false;
+      in_place =
+          std::make_unique<InflatedData>(options.pieces, cached.bytes, std::move(cached.points));
     }
     inflated = cached.inflated;
     index = std::move(cached.index);
@@ -154,8 +159,11 @@ struct RecordFile::Impl {
     std::optional<InputFile> data;
     std::string damage;
     if (options.pieces != nullptr) {
-      in_place = std::make_unique<InflatedData>(options.pieces);
-      damage = in_place->measure(opened);
+      AccessPoints passed{options.pieces->piece()};
+      uint64_t size = 0;
+      damage = inflate(
+          opened, [&](auto data_read) { size += data_read.size(); }, &passed);
+      in_place = std::make_unique<InflatedData>(options.pieces, size, std::move(passed.points));
     } else {
       std::tie(data, damage) = inflate_data(opened, options.cache);
     }

@@ -52,6 +52,7 @@ ShardIndex some_index() {
   ShardIndex index;
   index.source = {1234, 5678901234567890, -5};
   index.bytes = 16 + 100 + 22 + 16;
+  index.points = {{}, {40, 20, 3, 8, to_bytes("what comes before")}, {90, 61, 0, 0, {}}};
   index.index.records = {{0, 100}, {116, 22}, {138, 0}};
   index.index.damaged = {{1, {"wrong length CRC", Crc{0xFFFFFFFF, 7}}}};
   return index;
@@ -66,7 +67,24 @@ TEST_CASE("index cache: an index comes back from its bytes as it was") {
   CHECK(read->source == index.source);
   CHECK(read->bytes == index.bytes);
   CHECK(read->inflated == index.inflated);
+  CHECK(read->points == index.points);
   CHECK(read->index == index.index);
+}
+
+TEST_CASE("index cache: access points that cannot be are no index") {
+  const auto with = [](const std::vector<AccessPoint>& points) {
+    ShardIndex index = some_index();
+    index.points = points;
+    return decode_index(encode_index(index));
+  };
+  CHECK(with({{}, {154, 1234, 7, 4, {}}}).has_value());
+  CHECK(!with({{1, 0, 0, 0, {}}}).has_value());  // not from the begin
+  CHECK(!with({{}, {}}).has_value());            // twice the same place
+  CHECK(!with({{}, {40, 20, 0, 8, {}}, {39, 21, 0, 8, {}}}).has_value());
+  CHECK(!with({{}, {155, 20, 0, 8, {}}}).has_value());   // behind the data
+  CHECK(!with({{}, {40, 1235, 0, 8, {}}}).has_value());  // behind the file
+  CHECK(!with({{}, {40, 20, 8, 8, {}}}).has_value());    // more bits than a byte
+  CHECK(!with({{}, {40, 0, 1, 8, {}}}).has_value());     // bits of no byte
 }
 
 TEST_CASE("index cache: bytes that are cut, changed or of another version are no index") {
@@ -91,7 +109,7 @@ TEST_CASE("index cache: an index is kept beside the data, hidden from globs, and
   CHECK(fs::last_write_time(kept) == before);
   // It is what is read: another index in its place shows.
   const InputFile source(folder / "a.tfrecord");
-  ShardIndex other{stamp_of(source), false, 38, {{{0, 22}}, {}}};
+  ShardIndex other{stamp_of(source), false, 38, {}, {{{0, 22}}, {}}};
   write_file(kept, encode_index(other));
   CHECK(open_cached(folder / "a.tfrecord", cache).size() == 1);
 }
@@ -136,7 +154,7 @@ TEST_CASE("index cache: a record that changed behind an index that still fits is
   const InputFile source(path);
   // Lies about the data, as if the file had been changed without a trace.
   write_file(folder / ".a.mbconv-index",
-             encode_index({stamp_of(source), false, 42, {{{0, 7}, {23, 3}}, {}}}));
+             encode_index({stamp_of(source), false, 42, {}, {{{0, 7}, {23, 3}}, {}}}));
   const RecordFile file = open_cached(path, IndexCache());
   Record record;
   check_names(error_of([&] { file.read(0, record); }), path, "record 0 at offset 0",

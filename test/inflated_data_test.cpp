@@ -19,10 +19,13 @@ namespace {
 
 using Record = std::vector<std::byte>;
 
-// A gzip member.
-Record gzipped(std::span<const std::byte> data) {
+constexpr int kGzip = MAX_WBITS + 16, kZlib = MAX_WBITS;
+
+// A gzip member or a zlib file, in blocks of at most some KB of data.
+Record deflated(std::span<const std::byte> data, int format, int level = 6) {
   z_stream stream{};
-  REQUIRE(deflateInit2(&stream, 6, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY) == Z_OK);
+  // 1: the smallest memory, so that blocks are short.
+  REQUIRE(deflateInit2(&stream, level, Z_DEFLATED, format, 1, Z_DEFAULT_STRATEGY) == Z_OK);
   Record out(deflateBound(&stream, data.size()) + 18);
   stream.next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(data.data()));
   stream.avail_in = static_cast<uInt>(data.size());
@@ -32,6 +35,22 @@ Record gzipped(std::span<const std::byte> data) {
   out.resize(stream.total_out);
   deflateEnd(&stream);
   return out;
+}
+
+Record gzipped(std::span<const std::byte> data) {
+  return deflated(data, kGzip);
+}
+
+// Inflates a file for its access points.
+InflatedData measured(const InputFile& file, const std::shared_ptr<PieceCache>& cache,
+                      std::string* damage = nullptr) {
+  AccessPoints passed{cache->piece()};
+  uint64_t size = 0;
+  const std::string found = inflate(
+      file, [&](auto data) { size += data.size(); }, &passed);
+  if (damage == nullptr) REQUIRE(found.empty());
+  if (damage != nullptr) *damage = found;
+  return {cache, size, std::move(passed.points)};
 }
 
 // Bytes that compress to about a half.
@@ -70,29 +89,52 @@ LoaderOptions block_options() {
 TEST_CASE("inflated data: any stretch in any order, across pieces and members") {
   const ScratchFolder folder;
   const Record data = some_data(100'000);
-  const auto half = std::span(data).first(41'234), rest = std::span(data).subspan(41'234);
-  Record members = gzipped(half);
-  const Record second = gzipped(rest);
-  members.insert(members.end(), second.begin(), second.end());
-  for (const Record& bytes : {gzipped(data), members}) {
+  const auto first = std::span(data).first(41'234), rest = std::span(data).subspan(41'234);
+  const auto members = [&](int format) {
+    Record both = deflated(first, format);
+    const Record second = gzipped(rest);
+    both.insert(both.end(), second.begin(), second.end());
+    return both;
+  };
+  struct Case {
+    Record bytes;
+    size_t block;  // most data in one
+  };
+  const Case cases[] = {{gzipped(data), 1000},
+                        {deflated(data, kZlib), 1000},
+                        {members(kGzip), 1000},
+                        {members(kZlib), 1000},
+                        {deflated(data, kGzip, 0), 65'535}};
+  for (const auto& [bytes, block] : cases) {
     write_file(folder / "a", bytes);
     const InputFile file(folder / "a");
     for (const size_t piece : {size_t{1000}, size_t{4096}, data.size(), 3 * data.size()}) {
-      InflatedData measured(std::make_shared<PieceCache>(piece));
-      REQUIRE(measured.measure(file).empty());
-      REQUIRE(measured.size() == data.size());
-      InflatedData known(std::make_shared<PieceCache>(piece));
-      known.set_size(data.size());
+      InflatedData inflated = measured(file, std::make_shared<PieceCache>(piece));
+      REQUIRE(inflated.size() == data.size());
+      CHECK(inflated.points().size() >= data.size() / std::max(piece, block));
+      CHECK(inflated.points().size() <= data.size() / piece + 1);
       for (const size_t begin : {size_t{99'999}, size_t{0}, size_t{54'321}, size_t{3'999}}) {
         Record out(std::min<size_t>(9'000, data.size() - begin));
-        const auto expected = std::span(data).subspan(begin, out.size());
-        for (InflatedData* inflated : {&measured, &known}) {
-          inflated->read_at(file, begin, out);
-          CHECK(std::ranges::equal(out, expected));
-        }
+        inflated.read_at(file, begin, out);
+        CHECK(std::ranges::equal(out, std::span(data).subspan(begin, out.size())));
       }
     }
   }
+}
+
+TEST_CASE("inflated data: a stretch is inflated from the place before it, not from the begin") {
+  const ScratchFolder folder;
+  const Record data = some_data(100'000);
+  Record bytes = gzipped(data);
+  write_file(folder / "a", bytes);
+  InflatedData inflated = measured(InputFile(folder / "a"), std::make_shared<PieceCache>(1000));
+  std::fill_n(bytes.begin(), bytes.size() / 2, std::byte{0});
+  write_file(folder / "a", bytes);
+  const InputFile file(folder / "a");
+  Record out(30'000);
+  inflated.read_at(file, 70'000, out);
+  CHECK(std::ranges::equal(out, std::span(data).subspan(70'000)));
+  check_names(error_of([&] { inflated.read_at(file, 10'000, out); }), "cannot inflate");
 }
 
 TEST_CASE("inflated data: pieces beyond the bound are dropped and inflated again, by any thread") {
@@ -102,8 +144,7 @@ TEST_CASE("inflated data: pieces beyond the bound are dropped and inflated again
   const InputFile file(folder / "a");
   const auto cache = std::make_shared<PieceCache>(512);
   cache->set_bound(1);
-  InflatedData inflated(cache);
-  inflated.set_size(data.size());
+  InflatedData inflated = measured(file, cache);
   std::vector<std::jthread> threads;
   std::atomic<int> wrong{0};
   for (size_t t = 0; t < 4; ++t) {
@@ -127,16 +168,17 @@ TEST_CASE("inflated data: damage and a changed file are errors, what lies before
   bytes.resize(bytes.size() / 2);
   write_file(folder / "a", bytes);
   const InputFile file(folder / "a");
-  InflatedData inflated(std::make_shared<PieceCache>(1000));
-  check_names(inflated.measure(file), "truncated: the compressed data go on");
+  const auto cache = std::make_shared<PieceCache>(1000);
+  std::string damage;
+  InflatedData inflated = measured(file, cache, &damage);
+  check_names(damage, "truncated: the compressed data go on");
   CHECK(inflated.size() > 10'000);
   CHECK(inflated.size() < 40'000);
   Record out(1);
   inflated.read_at(file, inflated.size() - 1, out);
   CHECK(out[0] == data[inflated.size() - 1]);
   check_names(error_of([&] { inflated.read_at(file, inflated.size(), out); }), "data end");
-  InflatedData longer(std::make_shared<PieceCache>(1000));
-  longer.set_size(data.size());
+  InflatedData longer(cache, data.size(), {{}});
   check_names(error_of([&] { longer.read_at(file, 45'000, out); }), "cannot inflate", "truncated");
 }
 
@@ -189,8 +231,12 @@ TEST_CASE("record set: in place, an index is kept beside the data and no copy of
     fs::last_write_time(files.folder / name,
                         fs::file_time_type::clock::now() - std::chrono::hours(1));
   const RecordSet plain(files.plain.pattern());
+  const std::string kept = files.folder / ".b.tfrecord.mbconv-index";
+  fs::file_time_type written;
   for (int opened = 0; opened < 2; ++opened) {
     const RecordSet set = files.open(OnDamage::stop, &cache);
+    if (opened > 0) CHECK(fs::last_write_time(kept) == written);  // not made again
+    written = fs::last_write_time(kept);
     REQUIRE(set.size() == kRecords);
     CHECK(files.folder.files() == 4);
     for (const size_t i : {size_t{22}, size_t{3}, size_t{9}}) {

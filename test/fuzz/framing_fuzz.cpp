@@ -79,7 +79,7 @@ void check_cached(const std::string& path) {
   const InputFile file(path);
   if (file.size() == 0) return;
   const RecordIndex index = index_records(file, OnDamage::resynchronise);
-  const auto read = decode_index(encode_index({stamp_of(file), false, file.size(), index}));
+  const auto read = decode_index(encode_index({stamp_of(file), false, file.size(), {}, index}));
   expect(read && read->index == index);
   uint64_t end = 0;
   for (size_t i = 0; i < index.records.size(); ++i) {
