@@ -9,7 +9,7 @@
 
 #include "bin/cli.h"
 #include "io/inflated_data.h"
-#include "lib/parallel.h"
+#include "lib/cpus.h"
 
 namespace mbconv::bin {
 namespace {

@@ -1,7 +1,6 @@
 #include "lib/parallel.h"
 
 #include <linux/futex.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <xmmintrin.h>
@@ -10,11 +9,8 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
-#include <cmath>
 #include <exception>
-#include <fstream>
 #include <optional>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -22,59 +18,11 @@
 #include <oneapi/tbb/info.h>
 #include <oneapi/tbb/task_arena.h>
 
+#include "lib/cpus.h"
 #include "lib/error.h"
 
 namespace mbconv {
 namespace {
-
-int affinity_cpus() {
-  // The mask may be larger than cpu_set_t on machines with more than 1,024 CPUs.
-  for (int cpus = 1024; cpus <= 1 << 20; cpus *= 2) {
-    cpu_set_t* set = CPU_ALLOC(static_cast<size_t>(cpus));
-    const size_t bytes = CPU_ALLOC_SIZE(cpus);
-    const bool read = set != nullptr && sched_getaffinity(0, bytes, set) == 0;
-    const int count = read ? CPU_COUNT_S(bytes, set) : 0;
-    CPU_FREE(set);
-    if (count > 0) return count;
-  }
-  return 1;
-}
-
-// Quota of one cgroup folder in CPUs; infinity where there is none.
-double quota_of(const std::string& folder) {
-  std::string quota;
-  double period = 0;
-  if (std::ifstream v2(folder + "/cpu.max"); v2 >> quota >> period) {
-    if (quota != "max" && period > 0) return std::stod(quota) / period;
-  }
-  double microseconds = 0;
-  std::ifstream v1_quota(folder + "/cpu.cfs_quota_us");
-  std::ifstream v1_period(folder + "/cpu.cfs_period_us");
-  if (v1_quota >> microseconds && v1_period >> period && microseconds > 0 && period > 0) {
-    return microseconds / period;
-  }
-  return INFINITY;
-}
-
-// The smallest quota of this process's cgroup and of the groups above it.
-double cgroup_cpus() {
-  double cpus = INFINITY;
-  std::ifstream groups("/proc/self/cgroup");  // lines "id:controllers:path"
-  for (std::string line; std::getline(groups, line);) {
-    const size_t first = line.find(':');
-    const size_t second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    const bool v2 = controllers == ",,";
-    if (!v2 && controllers.find(",cpu,") == std::string::npos) continue;
-    const std::string root = v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
-    for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
-      cpus = std::min(cpus, quota_of(root + path));
-      if (path.find('/') == std::string::npos) break;
-    }
-  }
-  return cpus;
-}
 
 // Flush-to-zero and denormals-are-zero while it lives.
 class FlushDenormals {
@@ -184,18 +132,12 @@ class Ranges {
 
 }  // namespace
 
-int available_threads() {
-  const int cpus = affinity_cpus();
-  const double quota = std::ceil(cgroup_cpus());
-  return quota < cpus ? std::max(1, static_cast<int>(quota)) : cpus;
-}
-
 // A run is a set of tickets that the calling thread and helpers take, until none is left; helpers
 // are oneTBB tasks. The calling thread works until it finds nothing more to do and then waits for
 // the items that others have begun: it never waits for a helper that has not come yet, and never
 // yields its CPU to another process while there is work.
 struct Workers::Impl {
-  explicit Impl(int count) : threads(count), arena(count), first_tickets(count) {
+  explicit Impl(int count) : threads(count), places(count), arena(count), first_tickets(count) {
     // oneTBB makes no more threads than CPUs unless told so.
     if (threads > tbb::info::default_concurrency()) {
       limit.emplace(tbb::global_control::max_allowed_parallelism, static_cast<size_t>(threads));
@@ -223,6 +165,7 @@ struct Workers::Impl {
   void help();
 
   const int threads;
+  const ThreadPlaces places;
   std::optional<tbb::global_control> limit;
   tbb::task_arena arena;
 
@@ -285,6 +228,7 @@ void Workers::Impl::run(int groups, int first_items, Call<int, int, int> first, 
 
 // Takes tickets until there is none. Those of the second stage come first: their data is in cache.
 void Workers::Impl::work(int worker) {
+  places.take(worker);
   for (;;) {
     if (const auto second = second_tickets.take_front()) {
       run_second(*second, worker);

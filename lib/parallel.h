@@ -6,17 +6,15 @@
 
 namespace mbconv {
 
-// CPUs this process may use: its affinity mask, further limited by the CPU quota of its cgroup
-// (version 1 or 2, rounded up). At least 1.
-int available_threads();
-
 // A fixed number of threads that run numbered work items. Items are cut by shape, never by thread,
 // and results must go to places numbered by item: then they have equal bits for any number of
 // threads. Denormals are flushed to zero inside items, and the caller's setting is restored after.
 //
 // Neighbouring items are, as a rule, run by the same thread one after the other, in this run and in
 // the next one. Idle threads take items that are left and sleep soon, and the calling thread waits
-// for no item that has not begun, so that a busy neighbour on one core costs its share and no more.
+// for no item that has not begun, so that a busy neighbour on one core costs little more than its
+// share. With as many threads as CPUs, each goes to a CPU of its own when a run begins, the calling
+// thread too; affinity masks stay as they are.
 // An exception thrown by an item ends the run early and is rethrown to the caller. One thread at a
 // time calls run or run_staged, and items call neither.
 class Workers {

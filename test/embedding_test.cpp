@@ -5,6 +5,7 @@
 
 #include "io/augment.h"
 #include "io/safetensors.h"
+#include "lib/cpus.h"
 #include "net/checkpoint.h"
 
 using namespace mbconv;

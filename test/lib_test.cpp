@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lib/arena.h"
+#include "lib/cpus.h"
 #include "lib/error.h"
 #include "lib/isa.h"
 #include "lib/parallel.h"
@@ -188,6 +189,35 @@ TEST_CASE("available_threads: positive and within the affinity mask") {
   REQUIRE(sched_getaffinity(0, sizeof set, &set) == 0);
   CHECK(available_threads() >= 1);
   CHECK(available_threads() <= CPU_COUNT(&set));
+}
+
+TEST_CASE("thread places: a thread goes to its CPU if it may, and its affinity mask stays") {
+  cpu_set_t before, now;
+  REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
+  const int count = CPU_COUNT(&before);
+  const ThreadPlaces places(count);
+  std::vector<int> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &before)) cpus.push_back(cpu);
+  }
+  for (int number = count - 1; number >= 0; --number) {
+    const int cpu = cpus[static_cast<size_t>(number)];
+    int tries = 0;  // the system may move it at once
+    do places.take(number);
+    while (sched_getcpu() != cpu && ++tries < 100);
+    CHECK(sched_getcpu() == cpu);
+    REQUIRE(sched_getaffinity(0, sizeof now, &now) == 0);
+    CHECK(CPU_EQUAL(&now, &before));
+  }
+  cpu_set_t first;
+  CPU_ZERO(&first);
+  CPU_SET(cpus[0], &first);
+  REQUIRE(sched_setaffinity(0, sizeof first, &first) == 0);
+  places.take(count - 1);
+  CHECK(sched_getcpu() == cpus[0]);
+  REQUIRE(sched_getaffinity(0, sizeof now, &now) == 0);
+  CHECK(CPU_EQUAL(&now, &first));
+  REQUIRE(sched_setaffinity(0, sizeof before, &before) == 0);
 }
 
 TEST_CASE("rng: Philox4x32-10 known answers") {
