@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "lib/error.h"
 
@@ -67,13 +68,13 @@ void InflateStream::begin_member() {
   headless_ = false;
 }
 
-// zlib does so where it has seen the header.
+// Of a member begun at a block; where it has seen the header, zlib skips it.
 void InflateStream::skip_check() {
   next_ = std::min<uint64_t>(next_ - stream_.avail_in + check_, compressed_.size());
   stream_.avail_in = 0;
 }
 
-void InflateStream::add_point(AccessPoints& passed, uint64_t inflated) const {
+void InflateStream::add_point(AccessPoints& passed, uint64_t inflated) {
   if (inflated / passed.spacing == passed.points.back().inflated / passed.spacing) return;
   AccessPoint point{inflated, next_ - stream_.avail_in, 0, 0, {}};
   if (!between_) {
@@ -81,8 +82,7 @@ void InflateStream::add_point(AccessPoints& passed, uint64_t inflated) const {
     point.check = check_;
     point.window.resize(size_t{1} << MAX_WBITS);
     uInt size = 0;
-    inflateGetDictionary(const_cast<z_stream*>(&stream_),
-                         reinterpret_cast<Bytef*>(point.window.data()), &size);
+    inflateGetDictionary(&stream_, reinterpret_cast<Bytef*>(point.window.data()), &size);
     point.window.resize(size);
   }
   passed.points.push_back(std::move(point));

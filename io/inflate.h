@@ -43,9 +43,9 @@ class InflateStream {
   InflateStream& operator=(const InflateStream&) = delete;
   ~InflateStream() { inflateEnd(&stream_); }
 
-  // Inflates into `out`; returns how many bytes, fewer only at the end of the data or before
-  // damage. Adds to `passed`, if given, which must know what was inflated so far. Throws Error
-  // where the file cannot be read.
+  // Inflates into `out`, less than 4 GiB; returns how many bytes, fewer only at the end of the data
+  // or before damage. Adds access points to `passed`, if given; then it must be given to every
+  // read, from the begin of the file on. Throws Error where the file cannot be read.
   size_t read(std::span<std::byte> out, AccessPoints* passed = nullptr);
   // What is wrong with the compressed data, "" if nothing was found so far.
   const std::string& damage() const { return damage_; }
@@ -54,7 +54,7 @@ class InflateStream {
   void read_compressed();
   void begin_member();
   void skip_check();
-  void add_point(AccessPoints& passed, uint64_t inflated) const;
+  void add_point(AccessPoints& passed, uint64_t inflated);
 
   const InputFile& compressed_;
   std::vector<std::byte> in_;

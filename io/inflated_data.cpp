@@ -44,6 +44,15 @@ void PieceCache::forget(const InflatedData* owner) {
   });
 }
 
+bool pieces_are_small(uint64_t size, const std::vector<AccessPoint>& points) {
+  constexpr uint64_t kMost = uint64_t{64} << 20;
+  for (size_t i = 0; i < points.size(); ++i) {
+    const uint64_t end = i + 1 < points.size() ? points[i + 1].inflated : size;
+    if (end - points[i].inflated > kMost) return false;
+  }
+  return true;
+}
+
 InflatedData::InflatedData(std::shared_ptr<PieceCache> cache, uint64_t size,
                            std::vector<AccessPoint> points)
     : cache_(std::move(cache)), size_(size), points_(std::move(points)) {}

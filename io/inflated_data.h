@@ -6,7 +6,6 @@
 #include <memory>
 #include <mutex>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "io/file.h"
@@ -20,7 +19,7 @@ class InflatedData;
 // last, within a bound in bytes. Safe from several threads.
 class PieceCache {
  public:
-  // `piece`: bytes of a piece, about, as pieces end where a block of compressed data does.
+  // `piece`: bytes of a piece, about, as a piece ends where a block of compressed data does.
   explicit PieceCache(size_t piece = size_t{8} << 20) : piece_(piece), bound_(64 * piece) {}
 
   size_t piece() const { return piece_; }
@@ -49,12 +48,17 @@ class PieceCache {
   uint64_t bound_, bytes_ = 0;
 };
 
+// Whether all pieces between access points have at most 64 MiB, so that they can be read in place:
+// a deflate block may have any size.
+bool pieces_are_small(uint64_t size, const std::vector<AccessPoint>& points);
+
 // The inflated data of a gzip or zlib file, read in any order without a copy on disk: a read
 // inflates the pieces it needs, each from an access point to the next, or takes them from the
 // cache. Safe from several threads.
 class InflatedData {
  public:
-  // `size`: bytes of all data. `points`: as inflate() found them with the cache's piece as spacing.
+  // `size`: bytes of all data. `points`: as inflate() found them with the cache's piece as spacing;
+  // pieces_are_small.
   InflatedData(std::shared_ptr<PieceCache> cache, uint64_t size, std::vector<AccessPoint> points);
   ~InflatedData() { cache_->forget(this); }
   InflatedData(const InflatedData&) = delete;

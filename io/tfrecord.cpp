@@ -110,7 +110,9 @@ struct RecordFile::Impl {
   // place are there.
   bool adopt(ShardIndex cached, InputFile& opened, const OpenOptions& options) {
     if (cached.inflated && !open_inflated(cached.bytes, opened, *options.cache)) {
-      if (options.pieces == nullptr || cached.points.empty()) return false;
+      if (options.pieces == nullptr || cached.points.empty() ||
+          !pieces_are_small(cached.bytes, cached.points))
+        return false;
       in_place =
           std::make_unique<InflatedData>(options.pieces, cached.bytes, std::move(cached.points));
     }
@@ -158,15 +160,8 @@ struct RecordFile::Impl {
     const bool stop = options.on_damage == OnDamage::stop;
     std::optional<InputFile> data;
     std::string damage;
-    if (options.pieces != nullptr) {
-      AccessPoints passed{options.pieces->piece()};
-      uint64_t size = 0;
-      damage = inflate(
-          opened, [&](auto data_read) { size += data_read.size(); }, &passed);
-      in_place = std::make_unique<InflatedData>(options.pieces, size, std::move(passed.points));
-    } else {
-      std::tie(data, damage) = inflate_data(opened, options.cache);
-    }
+    if (options.pieces != nullptr) damage = inflate_in_place(opened, options.pieces);
+    if (!in_place) std::tie(data, damage) = inflate_data(opened, options.cache);
     const uint64_t bytes = in_place ? in_place->size() : data->size();
     if (damage.empty() && bytes == 0) damage = "it inflates to 0 bytes";
     if (stop && !damage.empty())
@@ -183,6 +178,18 @@ struct RecordFile::Impl {
     const ByteSource source{bytes, [&](uint64_t at, auto out) { read_data(opened, at, out); }};
     index = index_records(source, options.on_damage);
     if (!damage.empty()) add_lost_end(index, bytes, damage);
+  }
+
+  // Finds out how to read the inflated data in place, if that can be done, and what is wrong with
+  // them, "" if nothing.
+  std::string inflate_in_place(const InputFile& opened, const std::shared_ptr<PieceCache>& pieces) {
+    AccessPoints passed{pieces->piece()};
+    uint64_t size = 0;
+    std::string damage = inflate(
+        opened, [&](auto data) { size += data.size(); }, &passed);
+    if (pieces_are_small(size, passed.points))
+      in_place = std::make_unique<InflatedData>(pieces, size, std::move(passed.points));
+    return damage;
   }
 
   // The inflated data and what is wrong with them, "" if nothing.

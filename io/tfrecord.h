@@ -23,7 +23,7 @@ struct OpenOptions {
   OnDamage on_damage = OnDamage::stop;
   const IndexCache* cache = nullptr;  // none: headers are walked at each opening
   // Compressed files that have no inflated copy in the cache are read in place, their pieces kept
-  // here. None: they are inflated.
+  // here, unless a piece would be too large for that. None: they are inflated.
   std::shared_ptr<PieceCache> pieces = nullptr;
 };
 

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "io/wire.h"
 #include "test/loader_support.h"
 
 using namespace mbconv;
@@ -34,6 +35,45 @@ Record deflated(std::span<const std::byte> data, int format, int level = 6) {
   REQUIRE(deflate(&stream, Z_FINISH) == Z_STREAM_END);
   out.resize(stream.total_out);
   deflateEnd(&stream);
+  return out;
+}
+
+// A gzip file of one deflate block with fixed codes (RFC 1951, section 3.2.6), which knows literals
+// and, for runs, the match of 258 bytes that lie one byte back.
+Record in_one_block(std::span<const std::byte> data) {
+  Record out = to_bytes(std::string("\x1f\x8b\x08\0\0\0\0\0\0\x03", 10));
+  uint64_t held = 0;
+  int count = 0;
+  const auto put = [&](unsigned value, int bits) {
+    held |= uint64_t{value} << count;
+    for (count += bits; count >= 8; count -= 8, held >>= 8)
+      out.push_back(static_cast<std::byte>(held & 255));
+  };
+  const auto put_code = [&](unsigned code, int bits) {  // highest bit first
+    for (int bit = bits - 1; bit >= 0; --bit) put(code >> bit & 1, 1);
+  };
+  put(1, 1);  // the last block
+  put(1, 2);  // fixed codes
+  for (size_t i = 0; i < data.size();) {
+    const auto run = data.subspan(i, std::min<size_t>(258, data.size() - i));
+    const bool match = i > 0 && run.size() == 258 &&
+                       std::ranges::all_of(run, [&](std::byte b) { return b == data[i - 1]; });
+    const auto literal = std::to_integer<unsigned>(data[i]);
+    if (match) {
+      put_code(0xC0 + 285 - 280, 8);
+      put_code(0, 5);
+    } else if (literal < 144) {
+      put_code(0x30 + literal, 8);
+    } else {
+      put_code(0x190 + literal - 144, 9);
+    }
+    i += match ? run.size() : 1;
+  }
+  put_code(0, 7);
+  if (count > 0) put(0, 8 - count);
+  const uLong crc = crc32_z(0, reinterpret_cast<const Bytef*>(data.data()), data.size());
+  wire::put(out, static_cast<uint32_t>(crc));
+  wire::put(out, static_cast<uint32_t>(data.size()));
   return out;
 }
 
@@ -250,6 +290,24 @@ TEST_CASE("record set: in place, an index is kept beside the data and no copy of
   const RecordSet copied(files.folder / "*.tfrecord", {OnDamage::stop, &cache});
   CHECK(copied.size() == kRecords);
   CHECK(!copied.inflates());
+}
+
+TEST_CASE("record file: a block too large for a piece in memory is inflated to a copy") {
+  const ScratchFolder folder;
+  for (const size_t size : {size_t{1} << 20, size_t{65} << 20}) {
+    Record data;
+    append_record(data, to_bytes(std::string(size, 'A')));
+    append_record(data, to_bytes("the end"));
+    write_file(folder / "a", in_one_block(data));
+    const RecordFile file(folder / "a", {OnDamage::stop, nullptr, std::make_shared<PieceCache>()});
+    CHECK(file.inflates() == (size < size_t{64} << 20));
+    REQUIRE(file.size() == 2);
+    Record record;
+    file.read(1, record);
+    CHECK(to_text(record) == "the end");
+    file.read(0, record);
+    CHECK(to_text(record) == std::string(size, 'A'));
+  }
 }
 
 TEST_CASE("record file: in place, damaged compressed data give what an inflated copy gives") {
