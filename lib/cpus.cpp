@@ -95,7 +95,7 @@ int available_threads() {
   return quota < cpus ? std::max(1, static_cast<int>(quota)) : cpus;
 }
 
-ThreadPlaces::ThreadPlaces(int threads) {
+HelperPlaces::HelperPlaces(int threads) {
   const CpuMask mask;
   if (mask.count() != threads) return;
   for (int cpu = 0; cpu < mask.end(); ++cpu) {
@@ -103,12 +103,18 @@ ThreadPlaces::ThreadPlaces(int threads) {
   }
 }
 
-void ThreadPlaces::take(int number) const {
+// The place of thread 0 is free for the helper whose own one is taken.
+void HelperPlaces::take(int number, int helped) const {
   if (cpus_.empty()) return;
-  const int cpu = cpus_[static_cast<size_t>(number)];
-  if (sched_getcpu() == cpu) return;
+  int cpu = cpus_[static_cast<size_t>(number)];
+  if (cpu == helped) cpu = cpus_[0];
+  if (current_cpu() == cpu) return;
   const CpuMask allowed;
   if (allowed.has(cpu) && CpuMask(cpu).apply()) allowed.apply();
+}
+
+int current_cpu() {
+  return sched_getcpu();
 }
 
 }  // namespace mbconv

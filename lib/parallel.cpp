@@ -165,7 +165,8 @@ struct Workers::Impl {
   void help();
 
   const int threads;
-  const ThreadPlaces places;
+  const HelperPlaces places;
+  std::atomic<int> caller_cpu{-1};  // where the thread was that began the run
   std::optional<tbb::global_control> limit;
   tbb::task_arena arena;
 
@@ -211,6 +212,7 @@ void Workers::Impl::run(int groups, int first_items, Call<int, int, int> first, 
   failed = false;
   error = nullptr;
   unfinished = items;
+  caller_cpu = current_cpu();
   second_tickets.reset(0, 0);
   first_tickets.reset(groups * first_items);
   call_helpers(items);
@@ -228,7 +230,7 @@ void Workers::Impl::run(int groups, int first_items, Call<int, int, int> first, 
 
 // Takes tickets until there is none. Those of the second stage come first: their data is in cache.
 void Workers::Impl::work(int worker) {
-  places.take(worker);
+  if (worker != 0) places.take(worker, caller_cpu);
   for (;;) {
     if (const auto second = second_tickets.take_front()) {
       run_second(*second, worker);

@@ -13,8 +13,7 @@ namespace mbconv {
 // Neighbouring items are, as a rule, run by the same thread one after the other, in this run and in
 // the next one. Idle threads take items that are left and sleep soon, and the calling thread waits
 // for no item that has not begun, so that a busy neighbour on one core costs little more than its
-// share. With as many threads as CPUs, each goes to a CPU of its own when a run begins, the calling
-// thread too; affinity masks stay as they are.
+// share. With as many threads as CPUs, helpers move to CPUs of their own when they join a run.
 // An exception thrown by an item ends the run early and is rethrown to the caller. One thread at a
 // time calls run or run_staged, and items call neither.
 class Workers {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <vector>
 
 #include "lib/arena.h"
@@ -191,33 +192,40 @@ TEST_CASE("available_threads: positive and within the affinity mask") {
   CHECK(available_threads() <= CPU_COUNT(&set));
 }
 
-TEST_CASE("thread places: a thread goes to its CPU if it may, and its affinity mask stays") {
+TEST_CASE("helper places: a helper goes to a CPU of its own if it may, and its mask stays") {
   cpu_set_t before, now;
   REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
-  const int count = CPU_COUNT(&before);
-  const ThreadPlaces places(count);
   std::vector<int> cpus;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (CPU_ISSET(cpu, &before)) cpus.push_back(cpu);
   }
-  for (int number = count - 1; number >= 0; --number) {
-    const int cpu = cpus[static_cast<size_t>(number)];
-    int tries = 0;  // the system may move it at once
-    do places.take(number);
-    while (sched_getcpu() != cpu && ++tries < 100);
-    CHECK(sched_getcpu() == cpu);
-    REQUIRE(sched_getaffinity(0, sizeof now, &now) == 0);
-    CHECK(CPU_EQUAL(&now, &before));
+  const int count = static_cast<int>(cpus.size());
+  const HelperPlaces places(count);
+  for (const int helped : cpus) {
+    std::set<int> taken = {helped};
+    for (int number = 1; number < count; ++number) {
+      int cpu = helped;
+      for (int tries = 0; tries < 100 && taken.count(cpu) > 0; ++tries) {
+        places.take(number, helped);
+        cpu = sched_getcpu();  // the system may have moved it at once
+      }
+      CHECK(taken.insert(cpu).second);
+    }
   }
+  REQUIRE(sched_getaffinity(0, sizeof now, &now) == 0);
+  CHECK(CPU_EQUAL(&now, &before));
+  if (count == 1) return;
   cpu_set_t first;
   CPU_ZERO(&first);
   CPU_SET(cpus[0], &first);
   REQUIRE(sched_setaffinity(0, sizeof first, &first) == 0);
-  places.take(count - 1);
-  CHECK(sched_getcpu() == cpus[0]);
-  REQUIRE(sched_getaffinity(0, sizeof now, &now) == 0);
-  CHECK(CPU_EQUAL(&now, &first));
+  places.take(1, cpus[0]);
+  const int cpu = sched_getcpu();
+  const bool read = sched_getaffinity(0, sizeof now, &now) == 0;
   REQUIRE(sched_setaffinity(0, sizeof before, &before) == 0);
+  CHECK(cpu == cpus[0]);
+  CHECK(read);
+  CHECK(CPU_EQUAL(&now, &first));
 }
 
 TEST_CASE("rng: Philox4x32-10 known answers") {
