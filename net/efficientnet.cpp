@@ -60,8 +60,15 @@ EfficientNet::EfficientNet(const NetworkConfig& config, int batch, Mode mode, Wo
   for (const auto& block : blocks_) block->append_transposes(transposes_);
   head_.append_transposes(transposes_);
   loss_cost_ = profile().add({"loss", "loss", 0, 0, batch, 1.0 / batch});
-  const int items = static_cast<int>(transposes_.size());
-  transpose_cost_ = profile().add({"transposes", "transposes", 0, 0, items, 1.0 / items});
+  int largest = 0, all = 0;
+  for (const Transpose& t : transposes_) {
+    const int size = t.wt.k * t.wt.width(t.panel);
+    largest = std::max(largest, size);
+    all += size;
+  }
+  transpose_cost_ =
+      profile().add({"transposes", "transposes", 0, 0, static_cast<int>(transposes_.size()),
+                     static_cast<double>(largest) / all});
 }
 
 void EfficientNet::infer(const float* images) {
@@ -119,7 +126,7 @@ void EfficientNet::transpose_weights() {
   const Profile::Scope scope(context_.profile, transpose_cost_);
   context_.workers->run(static_cast<int>(transposes_.size()), [&](int i, int) {
     const Transpose& t = transposes_[static_cast<size_t>(i)];
-    ops::transpose(t.w, t.wt);
+    ops::transpose(t.w, t.wt, t.panel);
   });
 }
 

@@ -131,8 +131,8 @@ void Head::add_costs(Plan& plan) {
 }
 
 void Head::append_transposes(std::vector<Transpose>& list) const {
-  list.push_back({parameters_->packed(w_), {wt_, channels_, input_->y.shape.c}});
-  list.push_back({parameters_->packed(classifier_w_), {classifier_wt_, classes_, channels_}});
+  append_transpose(list, parameters_->packed(w_), {wt_, channels_, input_->y.shape.c});
+  append_transpose(list, parameters_->packed(classifier_w_), {classifier_wt_, classes_, channels_});
 }
 
 ops::Deferred Head::saved_input() const {

@@ -47,8 +47,9 @@ Mbconv::Mbconv(const BlockConfig& config, ops::Activation activation, Parameters
 
 void Mbconv::append_transposes(std::vector<Transpose>& list) const {
   const BlockConfig& c = config_;
-  if (c.expand) list.push_back({parameters_->packed(expand_w_), {expand_wt_, c.expanded, c.in}});
-  list.push_back({parameters_->packed(project_w_), {project_wt_, c.out, c.expanded}});
+  if (c.expand)
+    append_transpose(list, parameters_->packed(expand_w_), {expand_wt_, c.expanded, c.in});
+  append_transpose(list, parameters_->packed(project_w_), {project_wt_, c.out, c.expanded});
 }
 
 ops::Deferred Mbconv::saved_input() const {

@@ -85,11 +85,17 @@ class Plan {
   std::vector<std::function<void()>> bindings_;
 };
 
-// A weight matrix and where its transpose lies, which the gradient of a convolution's input reads.
+// A weight matrix and a panel of its transpose, which the gradient of a convolution's input reads.
 struct Transpose {
   ops::Packed<const float> w;
   ops::Packed<float> wt;
+  int panel;
 };
+// Appends all panels.
+inline void append_transpose(std::vector<Transpose>& list, ops::Packed<const float> w,
+                             ops::Packed<float> wt) {
+  for (int panel = 0; panel < wt.panels(); ++panel) list.push_back({w, wt, panel});
+}
 
 // A batch norm: its parameters and its vectors.
 class BatchNormLayer {

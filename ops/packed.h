@@ -52,21 +52,8 @@ inline void scale_columns(Packed<const float> w, const float* scale, Packed<floa
   }
 }
 
-// Writes the transpose of `w` (K x N) to `out` (N x K), padding columns included: block by block of
-// 48 x 48, which is contiguous on either side.
-inline void transpose(Packed<const float> w, Packed<float> out) {
-  for (int p = 0; p < out.panels(); ++p) {
-    const int k0 = p * kWideBlock, width = out.width(p), rows = std::min(width, w.k - k0);
-    for (int q = 0; q < w.panels(); ++q) {
-      const int n0 = q * kWideBlock, columns = std::min(w.width(q), out.k - n0);
-      const float* from = w.panel(q) + ptrdiff_t{k0} * w.width(q);
-      float* to = out.panel(p) + ptrdiff_t{n0} * width;
-      for (int n = 0; n < columns; ++n) {
-        for (int k = 0; k < rows; ++k) to[n * width + k] = from[ptrdiff_t{k} * w.width(q) + n];
-        for (int k = rows; k < width; ++k) to[n * width + k] = 0.0f;
-      }
-    }
-  }
-}
+// Writes panel `panel` of the transpose of `w` (K x N) to that of `out` (N x K), padding columns
+// included.
+void transpose(Packed<const float> w, Packed<float> out, int panel);
 
 }  // namespace mbconv::ops

@@ -44,17 +44,18 @@ void add_parts(const ProjectBackward& args, int n) {
   for (int c = 0; c < channels; ++c) dgate[c] = static_cast<float>(sums[c]);
 }
 
-// Sums of dz and dz * xhat over the batch, images in order.
-void sum_images(const ProjectBackward& args) {
+// Sums of dz and dz * xhat over the batch, images in order, for channels [c0, c1).
+void sum_images(const ProjectBackward& args, int c0, int c1) {
   const Shape& shape = args.x.y.shape;
   const int channels = shape.padded_c();
   double* out = args.sums.slot(0);
-  std::fill_n(out, 2 * channels, 0.0);
+  std::fill(out + c0, out + c1, 0.0);
+  std::fill(out + channels + c0, out + channels + c1, 0.0);
   for (int n = 0; n < shape.n; ++n) {
     const double* p = args.gate_sums + ptrdiff_t{n} * args.cut.parts * kGateSums * channels;
     const float* gate = args.x.gate + ptrdiff_t{n} * channels;
     const float* offset = args.se.offset + ptrdiff_t{n} * channels;
-    for (int c = 0; c < channels; ++c) {
+    for (int c = c0; c < c1; ++c) {
       out[c] += gate[c] * p[channels + c] + offset[c] * p[2 * channels + c];
       out[channels + c] += gate[c] * p[3 * channels + c] + offset[c] * p[4 * channels + c];
     }
@@ -157,16 +158,21 @@ void project_backward(const Context& context, const ProjectBackward& args) {
         item(pass, group * cut.parts + i / args.channel_groups, i % args.channel_groups,
              context.worker_scratch(worker));
       },
-      [&](int group, int) {
+      [](int, int) {}, ceil_div(cut.images, kSqueezeExciteImages),
+      [&](int group, int i, int) {
         const RowCut::Range range = cut.range(group, 0, x.n, 1);
-        for (int n = range.first_image; n < range.first_image + range.images; ++n) {
-          add_parts(args, n);
-        }
-        se(args.se, range.first_image, range.images);
-      },
-      0, [](int, int, int) {});
+        const int skipped = i * kSqueezeExciteImages;
+        const int first = range.first_image + skipped;
+        const int count = std::min(range.images - skipped, kSqueezeExciteImages);
+        for (int n = first; n < first + count; ++n) add_parts(args, n);
+        if (count > 0) se(args.se, first, count);
+      });
   squeeze_excite_backward_filter(context, args.se);
-  sum_images(args);
+  const int channels = x.padded_c();
+  context.workers->run(ceil_div(channels, kWideBlock), [&](int unit, int) {
+    const int c = unit * kWideBlock;
+    sum_images(args, c, std::min(channels, c + kWideBlock));
+  });
   if (cut.items() > 1) {
     add_slots(*context.workers, args.dw_slots, cut.items(), args.dw.size(), args.dw.data);
   }

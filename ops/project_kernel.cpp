@@ -55,10 +55,11 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
 }
 
 // One channel panel of a tile: g = dy w^T, its epilogue, and dw, added to what is there with `add`.
+// `first`: whether it is the first tile of its item.
 template <class F, bool kStream>
 inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const RowOffsets& offsets,
-                       int panel, ptrdiff_t ahead, int part, Tile dy, float* g, Packed<float> dw,
-                       bool add) {
+                       int panel, ptrdiff_t ahead, int part, bool first, Tile dy, float* g,
+                       Packed<float> dw, bool add) {
   const int channels = args.x.y.shape.padded_c(), parts = args.cut.parts;
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
   gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0},
@@ -72,8 +73,12 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const 
     gate_pixels<F, kStream>(args, pixels, c0, width, tile, sums);
     double* slot =
         args.gate_sums + (ptrdiff_t{pixels.n} * parts + part) * kGateSums * channels + c0;
+    const bool begins = rows.pixel[r0] == 0 || (first && r0 == 0);  // the image, or its part
     for (int i = 0; i < kGateSums; ++i) {
-      for (int c = 0; c < width; ++c) slot[i * channels + c] += sums[i * kWideBlock + c];
+      for (int c = 0; c < width; ++c) {
+        const double sum = sums[i * kWideBlock + c];
+        slot[i * channels + c] = begins ? sum : slot[i * channels + c] + sum;
+      }
     }
   });
   const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
@@ -87,20 +92,13 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const 
 
 void project_backward(const ProjectBackward& args, int slot, int group, float* scratch) {
   const Shape& shape = args.x.y.shape;
-  const int channels = shape.padded_c(), cout = args.dy.shape().padded_c();
+  const int cout = args.dy.shape().padded_c();
   const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
-  const int parts = args.cut.parts, part = slot % parts;
   const auto [first, last] = group_of(args.wt.panels(), group, args.channel_groups);
-  const int c0 = first * kWideBlock;
-  const int c1 = last * kWideBlock < channels ? last * kWideBlock : channels;
 
   Packed<float> dw = args.dw;
   if (args.cut.items() > 1) {
     dw.data = args.dw_slots + slot * static_cast<ptrdiff_t>(dw.size());
-  }
-  for (int n = range.first_image; n < range.first_image + range.images; ++n) {
-    double* sums = args.gate_sums + ptrdiff_t{n * parts + part} * kGateSums * channels;
-    for (int i = 0; i < kGateSums; ++i) clear(sums + i * channels + c0, c1 - c0);
   }
   Scratch memory(scratch);
   // Rows of a finished dy are contiguous and read where they are.
@@ -108,7 +106,7 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
   float* formed = finished ? nullptr : memory.take(ptrdiff_t{kTileRows} * cout);
   const float* dy = finished ? args.dy.g.data + range.begin * cout : formed;
   float* g = memory.take(kTileRows * kWideBlock);
-  bool add = args.cut.items() == 1;  // a slot is overwritten by its first tile
+  bool begins = true, add = args.cut.items() == 1;  // a slot is overwritten by its first tile
   with_activation(args.x.activation, [&](auto f) {
     with_flag(streams(shape), [&](auto stream) {
       for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
@@ -116,10 +114,12 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
         const RowOffsets offsets(shape, rows);
         for (int panel = first; panel < last; ++panel) {
           const ptrdiff_t ahead = next_block(shape, rows, panel * kWideBlock, first, last);
-          panel_rows<decltype(f), decltype(stream)::value>(args, rows, offsets, panel, ahead, part,
+          panel_rows<decltype(f), decltype(stream)::value>(args, rows, offsets, panel, ahead,
+                                                           slot % args.cut.parts, begins,
                                                            {dy, cout}, g, dw, add);
         }
         if (finished) dy += ptrdiff_t{rows.count} * cout;
+        begins = false;
         add = true;
       });
     });

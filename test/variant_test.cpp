@@ -118,7 +118,7 @@ TEST_CASE("packed: panels hold a matrix, and transpose() its transpose with zero
     const ops::Packed<float> wt{memory.output<float>(ops::Packed<float>{nullptr, n, k}.size()), n,
                                 k};
     memory.reset(Fill::nan);
-    ops::transpose(w, wt);
+    for (int panel = 0; panel < wt.panels(); ++panel) ops::transpose(w, wt, panel);
     memory.check();
     bool same = true, zero = true;
     for (int r = 0; r < n; ++r) {

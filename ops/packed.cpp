@@ -1,0 +1,48 @@
+#include "ops/packed.h"
+
+#include <xmmintrin.h>
+
+#include <algorithm>
+
+namespace mbconv::ops {
+namespace {
+
+// to[c][r] = from[r][c] of 4 x 4 numbers.
+void transpose_4x4(const float* from, ptrdiff_t ld_from, float* to, ptrdiff_t ld_to) {
+  __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + ld_from);
+  __m128 r2 = _mm_loadu_ps(from + 2 * ld_from), r3 = _mm_loadu_ps(from + 3 * ld_from);
+  _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+  _mm_storeu_ps(to, r0);
+  _mm_storeu_ps(to + ld_to, r1);
+  _mm_storeu_ps(to + 2 * ld_to, r2);
+  _mm_storeu_ps(to + 3 * ld_to, r3);
+}
+
+// The same of `rows` rows and `columns` columns.
+void transpose_block(const float* from, ptrdiff_t ld_from, int rows, int columns, float* to,
+                     ptrdiff_t ld_to) {
+  const int whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+  for (int c = 0; c < whole_columns; c += 4) {
+    for (int r = 0; r < whole_rows; r += 4)
+      transpose_4x4(from + r * ld_from + c, ld_from, to + c * ld_to + r, ld_to);
+  }
+  for (int c = 0; c < columns; ++c) {
+    for (int r = c < whole_columns ? whole_rows : 0; r < rows; ++r)
+      to[c * ld_to + r] = from[r * ld_from + c];
+  }
+}
+
+}  // namespace
+
+// By blocks of 48 x 48, which are contiguous on either side.
+void transpose(Packed<const float> w, Packed<float> out, int panel) {
+  const int k0 = panel * kWideBlock, width = out.width(panel), rows = std::min(width, w.k - k0);
+  for (int q = 0; q < w.panels(); ++q) {
+    const int n0 = q * kWideBlock, columns = std::min(w.width(q), out.k - n0);
+    float* to = out.panel(panel) + ptrdiff_t{n0} * width;
+    transpose_block(w.panel(q) + ptrdiff_t{k0} * w.width(q), w.width(q), rows, columns, to, width);
+    for (int n = 0; n < columns; ++n) std::fill(to + n * width + rows, to + (n + 1) * width, 0.0f);
+  }
+}
+
+}  // namespace mbconv::ops
