@@ -84,6 +84,7 @@ AccessPoint read_point(Input& in) {
   return point;
 }
 
+// They ascend from the begin of the file, and bits are of a byte in it.
 bool read_points(Input& in, ShardIndex& out) {
   const size_t points = in.count();
   for (size_t i = 0; i < points && in.good; ++i) {

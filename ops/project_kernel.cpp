@@ -55,10 +55,10 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
 }
 
 // One channel panel of a tile: g = dy w^T, its epilogue, and dw, added to what is there with `add`.
-// `first`: whether it is the first tile of its item.
+// `first_tile`: whether it is that of its item.
 template <class F, bool kStream>
 inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const RowOffsets& offsets,
-                       int panel, ptrdiff_t ahead, int part, bool first, Tile dy, float* g,
+                       int panel, ptrdiff_t ahead, int part, bool first_tile, Tile dy, float* g,
                        Packed<float> dw, bool add) {
   const int channels = args.x.y.shape.padded_c(), parts = args.cut.parts;
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
@@ -73,7 +73,7 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const 
     gate_pixels<F, kStream>(args, pixels, c0, width, tile, sums);
     double* slot =
         args.gate_sums + (ptrdiff_t{pixels.n} * parts + part) * kGateSums * channels + c0;
-    const bool begins = rows.pixel[r0] == 0 || (first && r0 == 0);  // the image, or its part
+    const bool begins = rows.pixel[r0] == 0 || (first_tile && r0 == 0);  // the image, or its part
     for (int i = 0; i < kGateSums; ++i) {
       for (int c = 0; c < width; ++c) {
         const double sum = sums[i * kWideBlock + c];
@@ -106,7 +106,7 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
   float* formed = finished ? nullptr : memory.take(ptrdiff_t{kTileRows} * cout);
   const float* dy = finished ? args.dy.g.data + range.begin * cout : formed;
   float* g = memory.take(kTileRows * kWideBlock);
-  bool begins = true, add = args.cut.items() == 1;  // a slot is overwritten by its first tile
+  bool first_tile = true, add = args.cut.items() == 1;  // a slot is overwritten by its first tile
   with_activation(args.x.activation, [&](auto f) {
     with_flag(streams(shape), [&](auto stream) {
       for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
@@ -115,11 +115,11 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
         for (int panel = first; panel < last; ++panel) {
           const ptrdiff_t ahead = next_block(shape, rows, panel * kWideBlock, first, last);
           panel_rows<decltype(f), decltype(stream)::value>(args, rows, offsets, panel, ahead,
-                                                           slot % args.cut.parts, begins,
+                                                           slot % args.cut.parts, first_tile,
                                                            {dy, cout}, g, dw, add);
         }
         if (finished) dy += ptrdiff_t{rows.count} * cout;
-        begins = false;
+        first_tile = false;
         add = true;
       });
     });
