@@ -34,8 +34,8 @@ constexpr Variant<DwconvBackwardItem> kBackward[] = {
     {Isa::generic, "generic", generic::dwconv_backward},
 };
 
-// Cost of bringing one input value in, in multiply-adds: the activation's exponential.
-constexpr int kLoadMacs = 10;
+// Cost of a tap in multiply-adds of a matrix product: half of the peak is reached.
+constexpr int kTapMacs = 2;
 // Fewer lines than this would mostly recompute their neighbours' borders.
 constexpr int kMinLines = 8;
 // The same where lines are expanded, which costs more: with enough images and channel units for a
@@ -94,8 +94,8 @@ Shape dwconv_output(const Shape& x, int stride) {
 
 DwconvCut dwconv_forward_cut(const Shape& x, int ksize, int stride, int expand_cin) {
   const Shape y = dwconv_output(x, stride);
-  const int64_t macs =
-      y.rows() * x.c * ksize * ksize + x.rows() * x.c * (kLoadMacs + int64_t{expand_cin});
+  const int64_t macs = y.rows() * x.c * ksize * ksize * kTapMacs +
+                       x.rows() * x.c * (kLoadMacs + int64_t{expand_cin});
   const bool few = x.n * ceil_div(x.padded_c(), kWideBlock) < kFewItems;
   const int expanded = few ? kMinExpandedLinesOfFew : kMinExpandedLines;
   return cut_lines(x.n, y.h, x.padded_c(), macs, expand_cin > 0 ? expanded : kMinLines);
@@ -103,7 +103,8 @@ DwconvCut dwconv_forward_cut(const Shape& x, int ksize, int stride, int expand_c
 
 DwconvCut dwconv_backward_cut(const Shape& x, int ksize, int stride) {
   const Shape y = dwconv_output(x, stride);
-  const int64_t macs = 2 * y.rows() * x.c * ksize * ksize + (x.rows() + y.rows()) * x.c * kLoadMacs;
+  const int64_t macs =
+      2 * y.rows() * x.c * ksize * ksize * kTapMacs + (x.rows() + y.rows()) * x.c * kLoadMacs;
   return cut_lines(x.n, x.h, x.padded_c(), macs, kMinLines);
 }
 

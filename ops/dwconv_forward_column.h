@@ -9,6 +9,14 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
+// x[pixels][kLane] = f(x + bias), in place; channels [c0, c0 + kLane) of the tensor.
+inline void finish_in_place(const Finish& finish, float* x, int pixels, int c0) {
+  with_activation(finish.activation, [&](auto f) {
+    finish_products<decltype(f), false, false>(finish, x, kLane, {0, 0, kLane, pixels, 0}, c0,
+                                               kLane, x, nullptr);
+  });
+}
+
 // One column of channels of the depthwise forward pass.
 template <int K, int S, bool kStream>
 class ForwardColumn {
@@ -45,13 +53,8 @@ class ForwardColumn {
                 ring_.line(h), kLane);
   }
   // Finishes input line h, whose products are in the ring.
-  void finish_line(int n, int h) const {
-    const Finish& finish = args_->expand.finish;
-    float* x = ring_.line(h);
-    with_activation(finish.activation, [&](auto f) {
-      finish_products<decltype(f), false, false>(
-          finish, x, kLane, {n, 0, kLane, x_lines_.width(), 0}, c0_, kLane, x, nullptr);
-    });
+  void finish_line(int h) const {
+    finish_in_place(args_->expand.finish, ring_.line(h), x_lines_.width(), c0_);
   }
 
   // Output line o of image n, from `count` input lines at offset[], the first of them at line `row`

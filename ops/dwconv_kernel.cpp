@@ -61,7 +61,7 @@ void forward_item(const DwconvForward& args, int slot, int unit, float* scratch)
       in_turns(
           count,
           [&](int i) {
-            for (int h = next; h < loaded; ++h) columns[i].finish_line(n, h);
+            for (int h = next; h < loaded; ++h) columns[i].finish_line(h);
             for (int h = loaded; h < end; ++h)
               columns[i].load_line(n, h, h >= own_first && h < own_last);
           },

@@ -61,25 +61,19 @@ inline void dwconv_block(const Lines& lines, int q0, int c, const Out& out) {
   out.template store<Q>(q0, c, acc);
 }
 
+// The outputs [q, end) of a line, in blocks of Q and then of about half as many.
 template <int Q, int T, int S, class Out>
-inline void dwconv_remainder(int left, const Lines& lines, int q0, int c, const Out& out) {
-  if constexpr (Q > 0) {
-    if (left == Q) {
-      dwconv_block<Q, T, S>(lines, q0, c, out);
-    } else {
-      dwconv_remainder<Q - 1, T, S>(left, lines, q0, c, out);
-    }
+inline void dwconv_blocks(int q, int end, const Lines& lines, int c, const Out& out) {
+  for (; q + Q <= end; q += Q) dwconv_block<Q, T, S>(lines, q, c, out);
+  if constexpr (Q > 1) {
+    if (q < end) dwconv_blocks<(Q > 2 ? (Q + 1) / 2 : 1), T, S>(q, end, lines, c, out);
   }
 }
 
 // All outputs of a line. Out::store<Q>(q, c, acc) receives Q consecutive outputs, channels from c.
 template <int T, int S, class Out>
 inline void dwconv_line(const Lines& lines, int outputs, const Out& out) {
-  for (int c = 0; c < kLane; c += kWidth) {
-    int q = 0;
-    for (; q + kOutputs <= outputs; q += kOutputs) dwconv_block<kOutputs, T, S>(lines, q, c, out);
-    dwconv_remainder<kOutputs - 1, T, S>(outputs - q, lines, q, c, out);
-  }
+  for (int c = 0; c < kLane; c += kWidth) dwconv_blocks<kOutputs, T, S>(0, outputs, lines, c, out);
 }
 
 // How the gradient of R filter lines of T taps is summed up: R T sums of one pixel after the other.

@@ -24,9 +24,6 @@ constexpr Variant<PoolItem> kPool[] = {
     {Isa::generic, "generic", generic::pool},
 };
 
-// An activation, in multiply-adds.
-constexpr int kLoadMacs = 20;
-
 void join_image(const Pool& args, int n) {
   const Shape& shape = args.x.y.shape;
   const int channels = shape.padded_c(), planes = args.planes(), parts = args.cut.parts;
