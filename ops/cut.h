@@ -15,7 +15,7 @@ inline constexpr int kMaxItems = 512;
 // Multiply-adds below which an item is not worth its own task: about 20 us of one core.
 inline constexpr int64_t kGrainMacs = 1 << 20;
 
-// Cost of bringing in a value and its activation, in multiply-adds: 12 cycles a vector of 8.
+// Cost of bringing in a value and its activation, in multiply-adds: 12 cycles a vector of AVX2.
 inline constexpr int kLoadMacs = 24;
 
 // Rows of a tile of a matrix product: a multiple of the register tiles' rows.

@@ -34,7 +34,7 @@ constexpr Variant<DwconvBackwardItem> kBackward[] = {
     {Isa::generic, "generic", generic::dwconv_backward},
 };
 
-// Cost of a tap in multiply-adds of a matrix product: half of the peak is reached.
+// Cost of a tap in multiply-adds of a matrix product: about half of the peak is reached.
 constexpr int kTapMacs = 2;
 // Fewer lines than this would mostly recompute their neighbours' borders.
 constexpr int kMinLines = 8;
@@ -45,7 +45,9 @@ constexpr int kMinExpandedLines = 28, kMinExpandedLinesOfFew = 14, kFewItems = 1
 DwconvCut cut_lines(int n, int lines, int channels, int64_t macs, int min_lines) {
   DwconvCut cut;
   cut.units = ceil_div(channels, kWideBlock);
-  const int64_t items = std::max<int64_t>(1, wanted_items(macs) / cut.units);
+  int64_t items = std::max<int64_t>(1, wanted_items(macs) / cut.units);
+  // Rather fewer items than more parts of an image, which load their neighbours' borders again.
+  if (items > n) items -= items % n;
   cut.lines = cut_rows(n, lines, items, min_lines);
   return cut;
 }

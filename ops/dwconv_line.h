@@ -66,7 +66,7 @@ template <int Q, int T, int S, class Out>
 inline void dwconv_blocks(int q, int end, const Lines& lines, int c, const Out& out) {
   for (; q + Q <= end; q += Q) dwconv_block<Q, T, S>(lines, q, c, out);
   if constexpr (Q > 1) {
-    if (q < end) dwconv_blocks<(Q > 2 ? (Q + 1) / 2 : 1), T, S>(q, end, lines, c, out);
+    if (q < end) dwconv_blocks<(Q + 1) / 2, T, S>(q, end, lines, c, out);
   }
 }
 
