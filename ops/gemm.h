@@ -22,11 +22,19 @@ struct Tile {
 
 // Output policy: keeps the product in a tile, with kAdd added to what is there. An output policy
 // has
-//   store<MR, NV>(row, column, acc): receives acc[MR][NV], whose first element is (row, column).
+//   store<MR, NV>(row, column, acc): receives acc[MR][NV], whose first element is (row, column);
+// and that of a filter gradient
+//   expect<MR>(row, column): asks memory for MR rows of it, before their product is computed.
 template <bool kAdd = false>
 struct StoreTile {
   float* data;
   ptrdiff_t ld;
+
+  template <int MR>
+  void expect(int row, int column) const {
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) prefetch(data + (row + r) * ld + column);
+  }
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
@@ -102,6 +110,7 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
     if constexpr (C::kHalf)
       half[r] = kInit ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
   }
+  if constexpr (kTransposed) out.template expect<MR>(row, column);
   for (int l = 0; l < k; ++l) {
     V bv[C::kVectors];
     [[maybe_unused]] HalfV bh;
