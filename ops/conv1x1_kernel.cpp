@@ -4,7 +4,7 @@
 
 namespace mbconv::ops::MBCONV_LEVEL {
 
-Conv1x1ForwardItem conv1x1_forward;
+Conv1x1ForwardItem conv1x1_forward, conv1x1_finish_input;
 Conv1x1BackwardItem conv1x1_backward;
 
 namespace {
@@ -18,6 +18,21 @@ void for_each_block(const Shape& shape, int k0, int depth, const Body& body) {
   }
 }
 
+// Columns [k0, k0 + depth) of the finished x to tile[rows][ld] and to x_out, if that is given.
+void load_columns(const Deferred& x, View<float> x_out, const TileRows& rows, int k0, int depth,
+                  float* tile, int ld) {
+  const Shape& shape = x.y.shape;
+  for_each_block(shape, k0, depth, [&](int k, int width) {
+    load_rows(x, x_out, rows, k, width, next_block(shape, rows, k, 0, shape.blocks()),
+              tile + k - k0, ld);
+  });
+}
+
+// Where the columns from k0 on of a tile's rows lie in an NHWC tensor.
+Tile rows_in_place(View<const float> x, const TileRows& rows, int k0) {
+  return {x.data + row_offset(x.shape, rows, 0) + k0, x.shape.block};
+}
+
 }  // namespace
 
 void conv1x1_forward(const Conv1x1Forward& args, int slot, int group, float* scratch) {
@@ -25,15 +40,26 @@ void conv1x1_forward(const Conv1x1Forward& args, int slot, int group, float* scr
   const Panels panels = group_of(args.w.panels(), group, args.column_groups);
   const View<float> x_out = group == 0 ? args.x_out : View<float>{};
   const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
-  const auto load = [&](const TileRows& rows, int k0, int depth, float* tile, int ld) {
-    for_each_block(shape, k0, depth, [&](int k, int width) {
-      load_rows(args.x, x_out, rows, k, width, next_block(shape, rows, k, 0, shape.blocks()),
-                tile + k - k0, ld);
-    });
+  const bool in_place = args.x.finished() && !x_out && shape.blocks() == 1;
+  const auto load = [&](const TileRows& rows, int k0, int depth, float* tile, int ld) -> Tile {
+    if (in_place) return rows_in_place(args.x.y, rows, k0);
+    load_columns(args.x, x_out, rows, k0, depth, tile, ld);
+    return {tile, ld};
   };
   forward_rows(
       {args.w, panels.first, panels.last, args.y, args.pivot, args.sums, args.finish, args.x.y},
       range.begin, range.end, slot, scratch, load);
+}
+
+void conv1x1_finish_input(const Conv1x1Forward& args, int slot, int, float* scratch) {
+  const Shape& shape = args.x.y.shape;
+  const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
+  for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
+    for (int k0 = 0; k0 < shape.c; k0 += kTileDepth) {
+      const int depth = shape.c - k0 < kTileDepth ? shape.c - k0 : kTileDepth;
+      load_columns(args.x, args.x_out, rows, k0, depth, scratch, round_up(depth, kLane));
+    }
+  });
 }
 
 namespace {
@@ -48,14 +74,17 @@ void input_rows(const Conv1x1Backward& args, int slot, int group, float* scratch
   product.x = args.dy.g;
   product.x2 = args.dy.y;
   product.input_grad = &args.dx;
+  const bool in_place = !args.dy.y && shape.blocks() == 1;
   forward_rows(product, range.begin, range.end, slot, scratch,
-               [&](const TileRows& rows, int k0, int depth, float* tile, int ld) {
+               [&](const TileRows& rows, int k0, int depth, float* tile, int ld) -> Tile {
+                 if (in_place) return rows_in_place(args.dy.g, rows, k0);
                  for_each_block(shape, k0, depth, [&](int k, int width) {
                    float* to = tile + k - k0;
                    load_grad_rows(args.dy, rows, k, width,
                                   next_block(shape, rows, k, 0, shape.blocks()), to, ld);
                    if (args.dy.y) store_rows(to, ld, rows, k, width, {args.formed_dy, shape});
                  });
+                 return {tile, ld};
                });
 }
 
@@ -89,10 +118,9 @@ void filter_rows(const Conv1x1Backward& args, int slot, int group, float* scratc
 
 void conv1x1_backward(const Conv1x1Backward& args, int item, float* scratch) {
   const Deferred& x = args.x;
-  const bool finished = x.scale == nullptr && x.gate == nullptr && !x.skip;
   const auto load = [&](const TileRows& rows, float* tile, int ld) -> const float* {
     // Rows of a finished x are contiguous: they are read where they are.
-    if (finished) return x.y.data + row_offset(x.y.shape, rows, 0);
+    if (x.finished()) return rows_in_place(x.y, rows, 0).data;
     load_rows(x, {}, rows, 0, ld, kAhead, tile, ld);
     return tile;
   };

@@ -16,6 +16,11 @@ struct Deferred {
   Activation activation = Activation::linear;  // f
   const float* gate = nullptr;                 // [N,C] squeeze-excite; null: 1
   View<const float> skip = {};                 // [N,H,W,C], layout of y; empty: 0
+
+  // Whether y holds the finished values.
+  MBCONV_INLINE constexpr bool finished() const {
+    return scale == nullptr && gate == nullptr && !skip;
+  }
 };
 
 // What a convolution's epilogue does to its products before it stores them, where batch norm is

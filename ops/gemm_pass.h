@@ -29,7 +29,8 @@ struct Product {
 
 // The panels of y = x w over the rows [begin, end): raw, with batch-norm sums into slot `slot`,
 // finished, or as an input gradient.
-// load(rows, k0, depth, tile, ld): the prologue, columns [k0, k0 + depth) of x.
+// load(rows, k0, depth, tile, ld): the prologue, columns [k0, k0 + depth) of x to tile[rows][ld];
+// it returns that, or where else they are.
 template <class Load>
 inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot, float* scratch,
                          const Load& load) {
@@ -38,7 +39,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
   const int k = p.w.k, n = shape.padded_c();
   const int kc = k < kTileDepth ? round_up(k, kLane) : kTileDepth;
   Scratch memory(scratch);
-  float* x = memory.take(ptrdiff_t{kTileRows} * kc);
+  float* tile = memory.take(ptrdiff_t{kTileRows} * kc);
   const TileSums sums(memory, p.sums, slot, p.first * kWideBlock, p.last * kWideBlock);
   float* partial = k > kc ? memory.take(ptrdiff_t{kTileRows} * n) : nullptr;
   const bool in_tile = p.finish || p.input_grad != nullptr;
@@ -56,7 +57,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
       const int depth = k - k0 < kc ? k - k0 : kc;
       const bool last = k0 + depth == k;
       const Tile init{k0 > 0 ? partial : nullptr, n};
-      load(rows, k0, depth, x, kc);
+      const Tile x = load(rows, k0, depth, tile, kc);
       // Each panel asks for its share of the next columns: of these rows, or of the next tile.
       const int next = last ? 0 : k0 + depth;
       const int lanes = p.x || p.x2 ? ceil_div(k - next < kc ? k - next : kc, kLane) : 0;
@@ -66,7 +67,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
         const LaneOffsets lanes_of_panel(x_shape, share(i), share(i + 1));
         const auto product = [&](const auto& out) {
           gemm_panel(
-              rows.count, depth, {x, kc}, p.w, k0, panel, init,
+              rows.count, depth, x, p.w, k0, panel, init,
               AndPrefetch{out, p.x.data, p.x2.data, last ? following : x_offsets, lanes_of_panel});
         };
         if (!last) {

@@ -65,8 +65,9 @@ void stem_forward(const StemForward& args, int slot, float* scratch) {
   forward_rows(
       {args.filter, 0, args.filter.panels(), args.y, args.pivot, args.sums, args.finish, {}},
       range.begin, range.end, slot, scratch,
-      [&](const TileRows& rows, int, int, float* tile, int ld) {
+      [&](const TileRows& rows, int, int, float* tile, int ld) -> Tile {
         im2col.load_rows(rows, tile, ld);
+        return {tile, ld};
       });
 }
 

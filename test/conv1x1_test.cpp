@@ -191,11 +191,19 @@ std::vector<Case> cut_cases() {
   const auto with = [&](const char* name, const Map& m, ops::RowCut cut) {
     return Case{name, shape(m, 48, true), shape(m, 40, false), all, true, true, cut};
   };
+  const auto in_groups = [](const char* name, const Shape& x, Activation f) {
+    const Pending pending{true, f, true, true};
+    return Case{name, x, shape({x.n, x.h, x.w}, 240, true), pending, true, true, {1, 2, 3}, {}, 5};
+  };
   return some({with("3 parts of each image", {3, 5, 7}, {1, 3, 3}),
                with("5 parts of each image, tiles not full", {2, 8, 8}, {1, 5, 2}),
                with("groups of 2 images, the last of 1", {5, 3, 3}, {2, 1, 3}),
                with("14 parts of a larger map", {1, 28, 28}, {1, 14, 1}),
-               with("one item of several tiles that straddle images", {3, 7, 7}, {3, 1, 1})},
+               with("one item of several tiles that straddle images", {3, 7, 7}, {3, 1, 1}),
+               // x is finished once for all column groups, which read it in place or by blocks.
+               in_groups("column groups", shape({3, 5, 7}, 40, false), Activation::sigmoid),
+               in_groups("column groups, deep", shape({3, 5, 7}, 400, false), Activation::linear),
+               in_groups("column groups, wide", shape({3, 5, 7}, 432, true), Activation::swish)},
               2);
 }
 
