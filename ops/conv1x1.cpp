@@ -42,6 +42,8 @@ constexpr Variant<Conv1x1BackwardItem> kBackward[] = {
 constexpr int64_t kMaxSlotFloats = int64_t{4} << 20;
 // Items of fewer rows would mostly read weights.
 constexpr int kMinItemRows = 32;
+// Reading a weight from memory takes as long as the multiply-adds of about so many rows.
+constexpr int kWeightRows = 16;
 // Slots of fewer rows would mostly write filter gradients: in one sweep, and where dw is cut for
 // itself, which costs nothing in other slots.
 constexpr int kMinSlotRows = 192, kMinFilterRows = 512;
@@ -81,7 +83,7 @@ RowCut conv1x1_forward_cut(const Shape& x, const Shape& y) {
 }
 
 int conv1x1_forward_column_groups(const Shape& x, const Shape& y) {
-  const int64_t items = wanted_items(x.rows() * x.c * y.c);
+  const int64_t items = wanted_items((x.rows() + kWeightRows) * x.c * y.c);
   const int panels = ceil_div(y.padded_c(), kWideBlock);
   const int rows = conv1x1_forward_cut(x, y).items();
   return static_cast<int>(std::clamp<int64_t>(items / rows, 1, panels));
