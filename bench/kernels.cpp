@@ -1,5 +1,6 @@
 #include "bench/kernels.h"
 
+#include "lib/compiled_levels.h"
 #include "ops/variant.h"
 
 namespace mbconv {
@@ -24,11 +25,11 @@ MBCONV_LEVEL_KERNELS(avx512)
 namespace bench {
 namespace {
 
-constexpr ops::Variant<const Kernels> kVariants[] = {
+constexpr auto kVariants = compiled<ops::Variant<const Kernels>>({
     {Isa::avx512, "avx512", &ops::avx512::kKernels},
     {Isa::avx2, "avx2", &ops::avx2::kKernels},
     {Isa::generic, "generic", &ops::generic::kKernels},
-};
+});
 
 }  // namespace
 

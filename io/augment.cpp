@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "io/augment_kernel.h"
+#include "lib/compiled_levels.h"
 #include "lib/error.h"
 
 namespace mbconv::io {
@@ -25,11 +26,11 @@ namespace {
 constexpr int kChannels = 3;
 constexpr int kLongestSide = 16384;  // places in a picture are counted in an int
 
-constexpr AugmentVariant kVariants[] = {
+constexpr auto kVariants = compiled<AugmentVariant>({
     {Isa::avx512, "avx512_c16", &avx512::kernels},
     {Isa::avx2, "avx2_c8", &avx2::kernels},
     {Isa::generic, "generic", &generic::kernels},
-};
+});
 
 const AugmentKernels& kernels_of(Isa isa) {
   const auto fits = [isa](const AugmentVariant& variant) { return variant.isa <= isa; };

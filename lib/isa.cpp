@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "lib/compiled_levels.h"
 #include "lib/error.h"
 
 namespace mbconv {
@@ -31,6 +32,7 @@ uint64_t xcr0() {
   return (uint64_t{high} << 32) | low;
 }
 
+// The highest level of the CPU and the operating system.
 Isa detect() {
   const uint32_t leaf1 = cpuid(1).ecx;
   if (!has(leaf1, bit_OSXSAVE)) return Isa::generic;
@@ -53,6 +55,15 @@ Isa detect() {
   return v4 ? Isa::avx512 : Isa::avx2;
 }
 
+Isa cpu_isa() {
+  static const Isa isa = detect();
+  return isa;
+}
+
+bool is_available(Isa isa) {
+  return isa <= cpu_isa() && is_compiled(isa);
+}
+
 }  // namespace
 
 std::string_view name(Isa isa) {
@@ -67,15 +78,25 @@ std::string_view name(Isa isa) {
   return "unknown";
 }
 
+bool is_compiled(Isa isa) {
+  for (const Isa compiled : kCompiledLevels) {
+    if (compiled == isa) return true;
+  }
+  return false;
+}
+
 Isa host_isa() {
-  static const Isa isa = detect();
-  return isa;
+  Isa highest = Isa::generic;
+  for (const Isa isa : kIsaLevels) {
+    if (is_available(isa)) highest = isa;
+  }
+  return highest;
 }
 
 std::string available_isas() {
   std::string names;
   for (const Isa isa : kIsaLevels) {
-    if (isa > host_isa()) break;
+    if (!is_available(isa)) continue;
     if (!names.empty()) names += ", ";
     names += name(isa);
   }
@@ -90,8 +111,10 @@ Isa select_isa(std::string_view forced) {
   if (wanted.empty()) return host_isa();
   for (const Isa isa : kIsaLevels) {
     if (name(isa) != wanted) continue;
-    require(isa <= host_isa(), "ISA level '", wanted,
+    require(isa <= cpu_isa(), "ISA level '", wanted,
             "' is not available on this CPU; available: ", available_isas());
+    require(is_compiled(isa), "ISA level '", wanted,
+            "' is not compiled into this program; available: ", available_isas());
     return isa;
   }
   throw Error("unknown ISA level '", wanted, "'; available: ", available_isas());

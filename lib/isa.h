@@ -15,11 +15,15 @@ inline constexpr Isa kIsaLevels[] = {Isa::generic, Isa::avx2, Isa::avx512};
 
 std::string_view name(Isa isa);
 
-// The highest level that both the CPU (CPUID) and the operating system (XCR0) offer.
+// Whether this library has the kernels of a level: meson's option `levels`.
+bool is_compiled(Isa isa);
+
+// The highest compiled level that both the CPU (CPUID) and the operating system (XCR0) offer.
 Isa host_isa();
 
 // The level to run at: `forced` if not empty, else the environment variable MBCONV_ISA if set, else
-// host_isa(). Throws Error, listing the valid names, if the name is unknown or the host lacks it.
+// host_isa(). Throws Error, listing the valid names, if the name is unknown, the host lacks the
+// level or it is not compiled in.
 Isa select_isa(std::string_view forced = {});
 
 // The names that select_isa accepts here, "generic, avx2" for example.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lib/compiled_levels.h"
 #include "lib/error.h"
 
 namespace mbconv::ops {
@@ -22,21 +23,21 @@ Conv1x1BackwardItem conv1x1_backward;
 
 namespace {
 
-constexpr Variant<Conv1x1ForwardItem> kForward[] = {
+constexpr auto kForward = compiled<Variant<Conv1x1ForwardItem>>({
     {Isa::avx512, "avx512_8x48", avx512::conv1x1_forward},
     {Isa::avx2, "avx2_6x16", avx2::conv1x1_forward},
     {Isa::generic, "generic", generic::conv1x1_forward},
-};
-constexpr Variant<Conv1x1ForwardItem> kFinishInput[] = {
+});
+constexpr auto kFinishInput = compiled<Variant<Conv1x1ForwardItem>>({
     {Isa::avx512, "avx512", avx512::conv1x1_finish_input},
     {Isa::avx2, "avx2", avx2::conv1x1_finish_input},
     {Isa::generic, "generic", generic::conv1x1_finish_input},
-};
-constexpr Variant<Conv1x1BackwardItem> kBackward[] = {
+});
+constexpr auto kBackward = compiled<Variant<Conv1x1BackwardItem>>({
     {Isa::avx512, "avx512_8x48", avx512::conv1x1_backward},
     {Isa::avx2, "avx2_6x16", avx2::conv1x1_backward},
     {Isa::generic, "generic", generic::conv1x1_backward},
-};
+});
 
 // Partial filter gradients of a pass may take this many floats.
 constexpr int64_t kMaxSlotFloats = int64_t{4} << 20;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/compiled_levels.h"
 #include "lib/rng.h"
 #include "lib/tensor.h"
 
@@ -19,11 +20,11 @@ DropoutItem dropout;
 
 namespace {
 
-constexpr Variant<DropoutItem> kDropout[] = {
+constexpr auto kDropout = compiled<Variant<DropoutItem>>({
     {Isa::avx512, "avx512_c16", avx512::dropout},
     {Isa::avx2, "avx2_c8", avx2::dropout},
     {Isa::generic, "generic", generic::dropout},
-};
+});
 
 constexpr int kPiece = 4096;
 

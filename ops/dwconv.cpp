@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/compiled_levels.h"
 #include "lib/error.h"
 #include "ops/conv1x1.h"
 #include "ops/dwconv_ref.h"
@@ -23,16 +24,16 @@ DwconvBackwardItem dwconv_backward;
 
 namespace {
 
-constexpr Variant<DwconvForwardItem> kForward[] = {
+constexpr auto kForward = compiled<Variant<DwconvForwardItem>>({
     {Isa::avx512, "avx512_q14_c16", avx512::dwconv_forward},
     {Isa::avx2, "avx2_q7_c8", avx2::dwconv_forward},
     {Isa::generic, "generic", generic::dwconv_forward},
-};
-constexpr Variant<DwconvBackwardItem> kBackward[] = {
+});
+constexpr auto kBackward = compiled<Variant<DwconvBackwardItem>>({
     {Isa::avx512, "avx512_q14_c16", avx512::dwconv_backward},
     {Isa::avx2, "avx2_q7_c8", avx2::dwconv_backward},
     {Isa::generic, "generic", generic::dwconv_backward},
-};
+});
 
 // Cost of a tap in multiply-adds of a matrix product: about half of the peak is reached.
 constexpr int kTapMacs = 2;

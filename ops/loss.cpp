@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "lib/compiled_levels.h"
 #include "lib/error.h"
 
 namespace mbconv::ops {
@@ -18,11 +19,11 @@ LossItem loss;
 
 namespace {
 
-constexpr Variant<LossItem> kLoss[] = {
+constexpr auto kLoss = compiled<Variant<LossItem>>({
     {Isa::avx512, "avx512_c16", avx512::loss},
     {Isa::avx2, "avx2_c8", avx2::loss},
     {Isa::generic, "generic", generic::loss},
-};
+});
 
 }  // namespace
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/compiled_levels.h"
 #include "lib/error.h"
 
 namespace mbconv::ops {
@@ -18,11 +19,11 @@ PoolItem pool;
 
 namespace {
 
-constexpr Variant<PoolItem> kPool[] = {
+constexpr auto kPool = compiled<Variant<PoolItem>>({
     {Isa::avx512, "avx512_c16", avx512::pool},
     {Isa::avx2, "avx2_c8", avx2::pool},
     {Isa::generic, "generic", generic::pool},
-};
+});
 
 void join_image(const Pool& args, int n) {
   const Shape& shape = args.x.y.shape;

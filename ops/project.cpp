@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/compiled_levels.h"
 #include "lib/error.h"
 
 namespace mbconv::ops {
@@ -18,16 +19,16 @@ ProjectBackwardItem project_backward, project_finish_dy;
 
 namespace {
 
-constexpr Variant<ProjectBackwardItem> kBackward[] = {
+constexpr auto kBackward = compiled<Variant<ProjectBackwardItem>>({
     {Isa::avx512, "avx512_8x48", avx512::project_backward},
     {Isa::avx2, "avx2_6x16", avx2::project_backward},
     {Isa::generic, "generic", generic::project_backward},
-};
-constexpr Variant<ProjectBackwardItem> kFinishDy[] = {
+});
+constexpr auto kFinishDy = compiled<Variant<ProjectBackwardItem>>({
     {Isa::avx512, "avx512", avx512::project_finish_dy},
     {Isa::avx2, "avx2", avx2::project_finish_dy},
     {Isa::generic, "generic", generic::project_finish_dy},
-};
+});
 
 // Partial filter gradients of a pass may take this many floats.
 constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lib/compiled_levels.h"
+
 namespace mbconv::ops {
 
 namespace generic {
@@ -16,11 +18,11 @@ SgdItem sgd;
 
 namespace {
 
-constexpr Variant<SgdItem> kSgd[] = {
+constexpr auto kSgd = compiled<Variant<SgdItem>>({
     {Isa::avx512, "avx512_c16", avx512::sgd},
     {Isa::avx2, "avx2_c8", avx2::sgd},
     {Isa::generic, "generic", generic::sgd},
-};
+});
 
 }  // namespace
 

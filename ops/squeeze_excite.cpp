@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/compiled_levels.h"
 #include "lib/tensor.h"
 
 namespace mbconv::ops {
@@ -27,26 +28,26 @@ SqueezeExciteBackwardFilter squeeze_excite_backward_filter;
 
 namespace {
 
-constexpr Variant<SqueezeExciteReduce> kReduce[] = {
+constexpr auto kReduce = compiled<Variant<SqueezeExciteReduce>>({
     {Isa::avx512, "avx512_c16", avx512::squeeze_excite_reduce},
     {Isa::avx2, "avx2_c8", avx2::squeeze_excite_reduce},
     {Isa::generic, "generic", generic::squeeze_excite_reduce},
-};
-constexpr Variant<SqueezeExciteGate> kGate[] = {
+});
+constexpr auto kGate = compiled<Variant<SqueezeExciteGate>>({
     {Isa::avx512, "avx512_c16", avx512::squeeze_excite_gate},
     {Isa::avx2, "avx2_c8", avx2::squeeze_excite_gate},
     {Isa::generic, "generic", generic::squeeze_excite_gate},
-};
-constexpr Variant<SqueezeExciteBackwardInput> kBackwardInput[] = {
+});
+constexpr auto kBackwardInput = compiled<Variant<SqueezeExciteBackwardInput>>({
     {Isa::avx512, "avx512_c16", avx512::squeeze_excite_backward_input},
     {Isa::avx2, "avx2_c8", avx2::squeeze_excite_backward_input},
     {Isa::generic, "generic", generic::squeeze_excite_backward_input},
-};
-constexpr Variant<SqueezeExciteBackwardFilter> kBackwardFilter[] = {
+});
+constexpr auto kBackwardFilter = compiled<Variant<SqueezeExciteBackwardFilter>>({
     {Isa::avx512, "avx512_8x48", avx512::squeeze_excite_backward_filter},
     {Isa::avx2, "avx2_6x16", avx2::squeeze_excite_backward_filter},
     {Isa::generic, "generic", generic::squeeze_excite_backward_filter},
-};
+});
 
 // Multiply-adds of one image worth an item: few, as the weights often come from memory.
 constexpr int64_t kItemMacs = 1 << 14;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/compiled_levels.h"
 #include "lib/error.h"
 #include "ops/conv1x1.h"
 #include "ops/padding.h"
@@ -23,16 +24,16 @@ StemBackwardItem stem_backward;
 
 namespace {
 
-constexpr Variant<StemForwardItem> kForward[] = {
+constexpr auto kForward = compiled<Variant<StemForwardItem>>({
     {Isa::avx512, "avx512_8x48", avx512::stem_forward},
     {Isa::avx2, "avx2_6x16", avx2::stem_forward},
     {Isa::generic, "generic", generic::stem_forward},
-};
-constexpr Variant<StemBackwardItem> kBackward[] = {
+});
+constexpr auto kBackward = compiled<Variant<StemBackwardItem>>({
     {Isa::avx512, "avx512_8x48", avx512::stem_backward},
     {Isa::avx2, "avx2_6x16", avx2::stem_backward},
     {Isa::generic, "generic", generic::stem_backward},
-};
+});
 
 void check(int h, int w, const Shape& y, int depth, int channels) {
   require(y == stem_output(y.n, h, w, y.c), "stem: y is [", y.n, ",", y.h, ",", y.w, ",", y.c,

@@ -14,7 +14,7 @@ namespace mbconv::test {
 // What to do with a case of one ISA level:
 //   run      run it
 //   filter   not asked for: MBCONV_TEST_LEVEL names another level
-//   skip     this CPU lacks the level; counted, and reported at the end of the run
+//   skip     this CPU lacks the level, or it is not compiled in; counted and reported in the end
 //   fail     the same, but MBCONV_REQUIRE_ISA demands that it runs
 enum class Decision { run, filter, skip, fail };
 
@@ -26,6 +26,7 @@ Decision decide(Isa level, Isa host, std::string_view only, std::string_view req
 Decision decide(Isa level, std::string_view variant);
 
 // "not run here: 37 cases of level avx512 (this CPU lacks it): avx512_8x48"; empty without skips.
+// Of levels that are not compiled in, kernels have no variants that could be counted.
 std::string skipped_summary();
 
 // MBCONV_TEST_SMALL: only the smallest shapes, for emulated CPUs.

@@ -37,6 +37,23 @@ TEST_CASE("isa: a level above the host's is refused") {
   CHECK_THROWS_AS(select_isa("avx512"), Error);
 }
 
+TEST_CASE("isa: a level that is not compiled in is refused and not offered") {
+  CHECK(is_compiled(Isa::generic));
+  CHECK(is_compiled(host_isa()));
+  for (const Isa isa : kIsaLevels) {
+    if (is_compiled(isa)) continue;
+    CAPTURE(std::string(name(isa)));
+    CHECK(available_isas().find(name(isa)) == std::string::npos);
+    CHECK_THROWS_AS(select_isa(name(isa)), Error);
+    if (isa > host_isa()) continue;
+    CHECK_THROWS_WITH_AS(select_isa(name(isa)),
+                         ("ISA level '" + std::string(name(isa)) +
+                          "' is not compiled into this program; available: " + available_isas())
+                             .c_str(),
+                         Error);
+  }
+}
+
 TEST_CASE("shape: NHWC pads channels to a lane, wide tensors come in blocks of 48") {
   const Shape narrow = Shape::nhwc(2, 3, 5, 24);
   CHECK(narrow.block == 32);

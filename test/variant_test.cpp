@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -23,10 +24,10 @@ using namespace mbconv::test;
 
 namespace {
 
-// Best first, one entry a level, ending in `generic`; pick() finds the entry of each level.
+// Best first, one entry a level that is compiled in, ending in `generic`; pick() finds each.
 template <class Function>
 void check_table(std::span<const ops::Variant<Function>> table) {
-  REQUIRE(table.size() == std::size(kIsaLevels));
+  REQUIRE(table.size() == std::ranges::count_if(kIsaLevels, is_compiled));
   CHECK(table.back().isa == Isa::generic);
   CHECK(table.back().name == "generic");
   for (size_t i = 0; i < table.size(); ++i) {
