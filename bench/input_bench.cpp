@@ -225,28 +225,28 @@ int run(const Args& args) {
 int main(int argc, char** argv) {
   using namespace mbconv;
   bench::Args args;
-  CLI::App app("Times decoding and augmentation of training pictures.", "input_bench");
+  bin::Options app("Times decoding and augmentation of training pictures.", "input_bench");
   const char* group = "Measurement";
-  const auto* data =
-      app.add_option("--data", args.data,
-                     "Records to read; else JPEGs of about 500 x 375 pixels are made from noise")
-          ->group(group);
-  app.add_option("--write", args.write, "Write the pictures that are made to this file and stop")
-      ->excludes(const_cast<CLI::Option*>(data))
-      ->group(group);
-  app.add_option("--pictures", args.pictures, "Pictures to make, or at most to take of the records")
-      ->check(bin::between(1, 1e6))
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--resolution", args.resolution, "Of the network's input")
-      ->check(bin::between(1, 4096))
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--seconds", args.seconds, "Time to measure for")
-      ->check(bin::between(0, 1e6))
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--json", args.json, "File for the figures")->group(group);
+  const bin::Option data =
+      app.add("--data", args.data,
+              "Records to read; else JPEGs of about 500 x 375 pixels are made from noise")
+          .group(group);
+  app.add("--write", args.write, "Write the pictures that are made to this file and stop")
+      .excludes(data)
+      .group(group);
+  app.add("--pictures", args.pictures, "Pictures to make, or at most to take of the records")
+      .between(1, 1e6)
+      .show_default()
+      .group(group);
+  app.add("--resolution", args.resolution, "Of the network's input")
+      .between(1, 4096)
+      .show_default()
+      .group(group);
+  app.add("--seconds", args.seconds, "Time to measure for")
+      .between(0, 1e6)
+      .show_default()
+      .group(group);
+  app.add("--json", args.json, "File for the figures").group(group);
   bin::add_record_options(app, args.records);
   bin::add_machine_options(app, args.machine);
   return bin::run_program(app, argc, argv, [&] { return bench::run(args); });

@@ -192,23 +192,17 @@ int run(const Args& args) {
 int main(int argc, char** argv) {
   using namespace mbconv;
   bench::Args args;
-  CLI::App app("Times training steps or inference beside the machine's peak.", "step_bench");
+  bin::Options app("Times training steps or inference beside the machine's peak.", "step_bench");
   const char* group = "Measurement";
-  app.add_option("--batch", args.batch, "Images a step")
-      ->check(bin::between(1, 1 << 20))
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--steps", args.steps, "Measured steps")
-      ->check(bin::between(1, 1e6))
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--warmup", args.warmup, "Steps before those")
-      ->check(bin::between(0, 1e6))
-      ->capture_default_str()
-      ->group(group);
-  app.add_flag("--inference", args.inference, "Forward passes in inference")->group(group);
-  app.add_flag("--profile", args.profile, "A table of all passes")->group(group);
-  app.add_option("--json", args.json, "File for the figures")->group(group);
+  app.add("--batch", args.batch, "Images a step").between(1, 1 << 20).show_default().group(group);
+  app.add("--steps", args.steps, "Measured steps").between(1, 1e6).show_default().group(group);
+  app.add("--warmup", args.warmup, "Steps before those")
+      .between(0, 1e6)
+      .show_default()
+      .group(group);
+  app.add_flag("--inference", args.inference, "Forward passes in inference").group(group);
+  app.add_flag("--profile", args.profile, "A table of all passes").group(group);
+  app.add("--json", args.json, "File for the figures").group(group);
   bin::add_model_options(app, args.model);
   bin::add_machine_options(app, args.machine);
   return bin::run_program(app, argc, argv, [&] { return bench::run(args); });

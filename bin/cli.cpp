@@ -1,10 +1,12 @@
 #include "bin/cli.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <iomanip>
 #include <iostream>
 #include <numeric>
+#include <optional>
 #include <sstream>
 
 namespace mbconv::bin {
@@ -82,29 +84,8 @@ void set_policies(CLI::App& app) {
   for (CLI::App* command : app.get_subcommands({})) set_policies(*command);
 }
 
-}  // namespace
-
-int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
-  try {
-    set_policies(app);
-    app.parse(argc, argv);
-    if (!app.remaining(true).empty()) return unknown_arguments(app);
-    return flushed(app, body());
-  } catch (const CLI::ParseError& e) {
-    // --help and --version are not errors.
-    if (e.get_exit_code() == 0) return flushed(app, app.exit(e));
-    // What is required may be missing because its name is misspelt.
-    if (app.remaining_size(true) > 0) return unknown_arguments(app);
-    return usage_error(app, e.what());
-  } catch (const UsageError& e) {
-    return usage_error(app, e.what());
-  } catch (const std::exception& e) {
-    std::cerr << app.get_name() << ": error: " << e.what() << '\n';
-    return 1;
-  }
-}
-
-CLI::Validator between(double low, double high) {
+// A number in [low, high]; not NaN.
+CLI::Validator number_between(double low, double high) {
   const auto text = [](double v) {
     std::ostringstream out;
     out << std::setprecision(16) << v;
@@ -121,7 +102,8 @@ CLI::Validator between(double low, double high) {
       high >= kMaxCount ? "at least " + text(low) : range);
 }
 
-CLI::Validator whole(int64_t low, uint64_t high) {
+// A whole number in [low, high] in plain digits.
+CLI::Validator whole_number(int64_t low, uint64_t high) {
   const bool open = static_cast<double>(high) >= kMaxCount;
   const std::string range = open ? "at least " + std::to_string(low)
                                  : std::to_string(low) + " to " + std::to_string(high);
@@ -144,21 +126,142 @@ CLI::Validator whole(int64_t low, uint64_t high) {
       range);
 }
 
-std::vector<std::pair<std::string, std::string>> option_values(const CLI::App& app) {
-  std::vector<std::pair<std::string, std::string>> values;
-  for (const CLI::Option* option : app.get_options()) {
+}  // namespace
+
+Option& Option::between(double low, double high) {
+  option_->check(number_between(low, high));
+  return *this;
+}
+Option& Option::whole(int64_t low, uint64_t high) {
+  option_->check(whole_number(low, high));
+  return *this;
+}
+Option& Option::one_of(const std::vector<std::string>& values) {
+  option_->check(CLI::IsMember(values));
+  return *this;
+}
+Option& Option::byte_size() {
+  option_->transform(CLI::AsSizeValue(false));
+  return *this;
+}
+Option& Option::required() {
+  option_->required();
+  return *this;
+}
+Option& Option::excludes(const Option& other) {
+  option_->excludes(other.option_);
+  return *this;
+}
+Option& Option::group(const char* name) {
+  option_->group(name);
+  return *this;
+}
+Option& Option::show_default() {
+  option_->capture_default_str();
+  return *this;
+}
+Option& Option::show_default(const std::string& text) {
+  option_->default_str(text);
+  return *this;
+}
+
+Options::Options(const char* description, const char* name)
+    : program_(std::make_unique<CLI::App>(description, name)), app_(program_.get()) {}
+Options::Options(CLI::App* command) : app_(command) {}
+Options::Options(Options&&) noexcept = default;
+Options::~Options() = default;
+
+Options& Options::add_command(const char* name, const char* description) {
+  app_->require_subcommand(1);
+  CLI::App* command = app_->add_subcommand(name, description);
+  return *commands_.emplace_back(new Options(command));
+}
+
+template <class T>
+Option Options::add(const char* name, T& value, const std::string& help) {
+  return Option(app_->add_option(name, value, help));
+}
+template Option Options::add(const char*, std::string&, const std::string&);
+template Option Options::add(const char*, int&, const std::string&);
+template Option Options::add(const char*, int64_t&, const std::string&);
+template Option Options::add(const char*, uint64_t&, const std::string&);
+template Option Options::add(const char*, float&, const std::string&);
+template Option Options::add(const char*, double&, const std::string&);
+template Option Options::add(const char*, std::optional<int>&, const std::string&);
+template Option Options::add(const char*, std::optional<int64_t>&, const std::string&);
+template Option Options::add(const char*, std::optional<double>&, const std::string&);
+
+Option Options::add_flag(const char* name, bool& value, const std::string& help) {
+  return Option(app_->add_flag(name, value, help));
+}
+
+Option Options::add_text(const char* name, const char* type,
+                         const std::function<void(const std::string&)>& take,
+                         const std::function<std::string(const std::string&)>& wrong,
+                         const std::string& help) {
+  CLI::Option* option = app_->add_option_function<std::string>(name, take, help);
+  return Option(option->check(wrong)->type_name(type));
+}
+
+void Options::parse(std::vector<std::string> words) {
+  std::reverse(words.begin(), words.end());  // as CLI11 takes them
+  app_->parse(words);
+}
+
+bool Options::command_given() const {
+  return app_->parsed();
+}
+
+bool Options::given(const char* name) const {
+  return app_->count(name) > 0;
+}
+
+std::vector<OptionValue> Options::values() const {
+  std::vector<OptionValue> values;
+  for (const CLI::Option* option : std::as_const(*app_).get_options()) {
     if (option->get_name() == "--help") continue;
-    const bool flag = option->get_items_expected_max() == 0;
-    std::string value = option->count() > 0 ? CLI::detail::join(option->reduced_results(), ",")
-                                            : option->get_default_str();
-    if (flag) value = option->count() > 0 || value == "true" ? "true" : "false";
-    values.emplace_back(option->get_name().substr(2), value);
+    const bool flag = option->get_items_expected_max() == 0, given = option->count() > 0;
+    std::string value =
+        given ? CLI::detail::join(option->reduced_results(), ",") : option->get_default_str();
+    if (flag) value = given || value == "true" ? "true" : "false";
+    values.push_back({option->get_name().substr(2), value, option->get_group(), given, flag});
   }
   return values;
 }
 
-void print_options(std::ostream& out, const CLI::App& app) {
-  for (const auto& [name, value] : option_values(app)) {
+void Options::set(const std::string& name, const std::string& value) {
+  CLI::Option* option = app_->get_option("--" + name);
+  option->add_result(value);
+  option->run_callback();
+}
+
+void Options::show(const char* name, const std::string& text) {
+  app_->get_option(name)->default_str(text);
+}
+
+int run_program(Options& options, int argc, char** argv, const std::function<int()>& body) {
+  CLI::App& app = *options.app_;
+  try {
+    set_policies(app);
+    app.parse(argc, argv);
+    if (!app.remaining(true).empty()) return unknown_arguments(app);
+    return flushed(app, body());
+  } catch (const CLI::ParseError& e) {
+    // --help and --version are not errors.
+    if (e.get_exit_code() == 0) return flushed(app, app.exit(e));
+    // What is required may be missing because its name is misspelt.
+    if (app.remaining_size(true) > 0) return unknown_arguments(app);
+    return usage_error(app, e.what());
+  } catch (const UsageError& e) {
+    return usage_error(app, e.what());
+  } catch (const std::exception& e) {
+    std::cerr << app.get_name() << ": error: " << e.what() << '\n';
+    return 1;
+  }
+}
+
+void print_options(std::ostream& out, const Options& options) {
+  for (const auto& [name, value, group, given, flag] : options.values()) {
     out << "  " << std::left << std::setw(26) << name << (value.empty() ? "-" : value) << '\n';
   }
 }

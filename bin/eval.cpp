@@ -25,17 +25,14 @@ struct EvalArgs {
   bool per_class = false;
 };
 
-void add_options(CLI::App& app, EvalArgs& a) {
-  app.add_option("--weights", a.weights, "safetensors file with timm's names")->group("Data");
-  app.add_option("--data", a.data, "Glob of the TFRecord files, several by commas")->group("Data");
-  app.add_option("--batch", a.batch, "Images at a time")
-      ->check(whole(1, 1 << 20))
-      ->capture_default_str()
-      ->group("Data");
+void add_options(Options& app, EvalArgs& a) {
+  app.add("--weights", a.weights, "safetensors file with timm's names").group("Data");
+  app.add("--data", a.data, "Glob of the TFRecord files, several by commas").group("Data");
+  app.add("--batch", a.batch, "Images at a time").whole(1, 1 << 20).show_default().group("Data");
   add_shard_option(app, a.shard,
                    "I/N: of N processes, take part I (from 0); every image is in one part");
   app.add_flag("--per-class", a.per_class, "Also print images and top-1 of each class")
-      ->group("Data");
+      .group("Data");
   add_record_options(app, a.records);
   add_fault_options(app, a.faults, {"strict", "skip"});
   add_model_options(app, a.model);
@@ -114,7 +111,7 @@ int eval(EvalArgs& a) {
 
 int main(int argc, char** argv) {
   mbconv::bin::EvalArgs args;
-  CLI::App app("Evaluates a checkpoint on TFRecord files of tf.train.Example.", "eval");
+  mbconv::bin::Options app("Evaluates a checkpoint on TFRecord files of tf.train.Example.", "eval");
   add_options(app, args);
   return mbconv::bin::run_program(app, argc, argv, [&] { return mbconv::bin::eval(args); });
 }

@@ -7,7 +7,6 @@
 #include <limits>
 #include <sstream>
 
-#include "bin/cli.h"
 #include "io/inflated_data.h"
 #include "lib/cpus.h"
 
@@ -18,27 +17,25 @@ constexpr int64_t kMostLabel = std::numeric_limits<int>::max();
 
 }  // namespace
 
-void add_model_options(CLI::App& app, ModelOptions& o) {
+void add_model_options(Options& app, ModelOptions& o) {
   const char* group = kModelGroup;
   o.app = &app;
-  app.add_option("--model", o.model, "Published model: " + net::model_names())
-      ->capture_default_str()
-      ->group(group);
-  const auto add = [&](const char* flag, auto& value, const char* help, CLI::Validator range) {
-    app.add_option(flag, value, help)->check(std::move(range))->group(group);
+  app.add("--model", o.model, "Published model: " + net::model_names()).show_default().group(group);
+  const auto add = [&](const char* flag, auto& value, const char* help) {
+    return app.add(flag, value, help).group(group);
   };
-  add("--width", o.width, "Width coefficient [the model's]", between(0, 100));
-  add("--depth", o.depth, "Depth coefficient [the model's]", between(0, 100));
-  add("--resolution", o.resolution, "Pixels a side [the model's]", whole(1, 10000));
-  add("--dropout", o.dropout, "Dropout before the classifier [the model's]", between(0, 0.999999));
-  add("--classes", o.classes, "Number of classes [1000, or the checkpoint's]",
-      whole(1, std::numeric_limits<int>::max()));
-  app.add_option("--activation", o.activation,
-                 "Activation [swish, or the checkpoint's]: " + ops::activation_names())
-      ->group(group);
+  add("--width", o.width, "Width coefficient [the model's]").between(0, 100);
+  add("--depth", o.depth, "Depth coefficient [the model's]").between(0, 100);
+  add("--resolution", o.resolution, "Pixels a side [the model's]").whole(1, 10000);
+  add("--dropout", o.dropout, "Dropout before the classifier [the model's]").between(0, 0.999999);
+  add("--classes", o.classes, "Number of classes [1000, or the checkpoint's]")
+      .whole(1, std::numeric_limits<int>::max());
+  app.add("--activation", o.activation,
+          "Activation [swish, or the checkpoint's]: " + ops::activation_names())
+      .group(group);
   app.add_flag("--expand-at-ratio-1", o.expand_at_ratio_1,
                "Keep the expand convolution where the expansion is 1")
-      ->group(group);
+      .group(group);
 }
 
 net::NetworkConfig resolve_model(const ModelOptions& o, const TensorFile* weights,
@@ -55,7 +52,7 @@ net::NetworkConfig resolve_model(const ModelOptions& o, const TensorFile* weight
   }
   try {
     net::ModelConfig model = net::published_model(o.model);
-    const bool same_model = o.app->count("--model") == 0 || (info && info->model.name == o.model);
+    const bool same_model = !o.app->given("--model") || (info && info->model.name == o.model);
     if (info && same_model) model = info->model;
     if (classes) model.classes = *classes;
     if (info && o.activation.empty()) model.activation = info->model.activation;
@@ -73,10 +70,8 @@ net::NetworkConfig resolve_model(const ModelOptions& o, const TensorFile* weight
   }
 }
 
-void show_resolved(CLI::App& app, const net::ModelConfig& model, Isa isa) {
-  const auto show = [&](const char* option, std::string text) {
-    app.get_option(option)->default_str(std::move(text));
-  };
+void show_resolved(Options& app, const net::ModelConfig& model, Isa isa) {
+  const auto show = [&](const char* option, const std::string& text) { app.show(option, text); };
   show("--model", model.name);
   show("--width", exact_text(model.width));
   show("--depth", exact_text(model.depth));
@@ -88,22 +83,21 @@ void show_resolved(CLI::App& app, const net::ModelConfig& model, Isa isa) {
   show("--isa", std::string(name(isa)));
 }
 
-void add_threads_option(CLI::App& app, MachineOptions& o) {
+void add_threads_option(Options& app, MachineOptions& o) {
   o.threads = available_threads();
-  app.add_option(
-         "--threads", o.threads,
-         "Threads of the whole process, decoding included [CPUs of the affinity mask and the "
-         "cgroup's quota]")
-      ->check(whole(1, 4096))
-      ->capture_default_str()
-      ->group("Machine");
+  app.add("--threads", o.threads,
+          "Threads of the whole process, decoding included [CPUs of the affinity mask and the "
+          "cgroup's quota]")
+      .whole(1, 4096)
+      .show_default()
+      .group("Machine");
 }
 
-void add_machine_options(CLI::App& app, MachineOptions& o) {
+void add_machine_options(Options& app, MachineOptions& o) {
   add_threads_option(app, o);
-  app.add_option("--isa", o.isa,
-                 "Instruction-set level [best of this CPU, or MBCONV_ISA]: generic, avx2, avx512")
-      ->group("Machine");
+  app.add("--isa", o.isa,
+          "Instruction-set level [best of this CPU, or MBCONV_ISA]: generic, avx2, avx512")
+      .group("Machine");
 }
 
 Isa resolve_isa(const MachineOptions& o) {
@@ -114,27 +108,25 @@ Isa resolve_isa(const MachineOptions& o) {
   }
 }
 
-void add_record_options(CLI::App& app, RecordOptions& o) {
+void add_record_options(Options& app, RecordOptions& o) {
   const char* group = "Records";
-  app.add_option("--image-key", o.image_key, "Key of the encoded image [image or image/encoded]")
-      ->group(group);
-  app.add_option("--label-key", o.label_key, "Key of the label [label or image/class/label]")
-      ->group(group);
-  app.add_option("--label-offset", o.label_offset,
-                 "Subtracted from stored labels [1 for image/class/label, else 0]")
-      ->check(whole(-kMostLabel, kMostLabel))
-      ->group(group);
-  app.add_option("--max-side", o.max_side, "Refuse pictures with a longer side, in pixels")
-      ->check(whole(1, 65535))
-      ->capture_default_str()
-      ->group(group);
-  app.add_option(
-         "--cache-dir", o.cache_dir,
-         "Folder for indexes of the files and inflated data [indexes beside the files, "
-         "inflated data in TMPDIR; with --shuffle block, compressed files are read in place]")
-      ->group(group);
-  app.add_option("--class-names", o.class_names, "File with the name of each class, one a line")
-      ->group(group);
+  app.add("--image-key", o.image_key, "Key of the encoded image [image or image/encoded]")
+      .group(group);
+  app.add("--label-key", o.label_key, "Key of the label [label or image/class/label]").group(group);
+  app.add("--label-offset", o.label_offset,
+          "Subtracted from stored labels [1 for image/class/label, else 0]")
+      .whole(-kMostLabel, kMostLabel)
+      .group(group);
+  app.add("--max-side", o.max_side, "Refuse pictures with a longer side, in pixels")
+      .whole(1, 65535)
+      .show_default()
+      .group(group);
+  app.add("--cache-dir", o.cache_dir,
+          "Folder for indexes of the files and inflated data [indexes beside the files, "
+          "inflated data in TMPDIR; with --shuffle block, compressed files are read in place]")
+      .group(group);
+  app.add("--class-names", o.class_names, "File with the name of each class, one a line")
+      .group(group);
 }
 
 io::ExampleKeys example_keys(const RecordOptions& o) {
@@ -175,23 +167,22 @@ std::string class_label(const std::vector<std::string>& names, int64_t label) {
   return std::to_string(label) + (named ? " (" + names[static_cast<size_t>(label)] + ")" : "");
 }
 
-void add_fault_options(CLI::App& app, FaultOptions& o, const std::vector<std::string>& policies) {
+void add_fault_options(Options& app, FaultOptions& o, const std::vector<std::string>& policies) {
   const char* group = "Records";
   const bool quarantine =
       std::find(policies.begin(), policies.end(), "quarantine") != policies.end();
-  app.add_option(
-         "--on-bad-record", o.policy,
-         std::string("Damaged records, pictures that cannot be decoded, labels out of range: "
-                     "strict stops, skip leaves them out and lists them") +
-             (quarantine ? ", quarantine also copies them to OUT/quarantine" : ""))
-      ->check(CLI::IsMember(policies))
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--max-bad", o.max_bad,
-                 "Bad records that stop the run nevertheless: more than a count (25), or than a "
-                 "share of those met so far (10%)")
-      ->capture_default_str()
-      ->group(group);
+  app.add("--on-bad-record", o.policy,
+          std::string("Damaged records, pictures that cannot be decoded, labels out of range: "
+                      "strict stops, skip leaves them out and lists them") +
+              (quarantine ? ", quarantine also copies them to OUT/quarantine" : ""))
+      .one_of(policies)
+      .show_default()
+      .group(group);
+  app.add("--max-bad", o.max_bad,
+          "Bad records that stop the run nevertheless: more than a count (25), or than a "
+          "share of those met so far (10%)")
+      .show_default()
+      .group(group);
 }
 
 io::OnDamage on_damage(const FaultOptions& o) {
@@ -207,8 +198,8 @@ void apply(const FaultOptions& o, io::LoaderOptions& loader) {
   }
 }
 
-void add_shard_option(CLI::App& app, ShardOption& o, const char* help) {
-  app.add_option("--shard", o.text, help)->capture_default_str()->group("Data");
+void add_shard_option(Options& app, ShardOption& o, const char* help) {
+  app.add("--shard", o.text, help).show_default().group("Data");
 }
 
 void apply(const ShardOption& o, io::LoaderOptions& loader) {

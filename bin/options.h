@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -8,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bin/cli.h"
 #include "io/loader.h"
 #include "lib/isa.h"
 #include "lib/named_tensor.h"
@@ -27,9 +27,9 @@ struct ModelOptions {
   std::optional<double> width, depth, dropout;
   std::optional<int> resolution, classes;
   bool expand_at_ratio_1 = false;
-  const CLI::App* app = nullptr;
+  const Options* app = nullptr;
 };
-void add_model_options(CLI::App& app, ModelOptions& options);
+void add_model_options(Options& app, ModelOptions& options);
 // `weights`: what the file `path` of --init or --weights holds, or null. Its metadata give all that
 // is not given, unless another --model is. Throws UsageError; Error naming `path` if the file is
 // damaged.
@@ -37,15 +37,15 @@ net::NetworkConfig resolve_model(const ModelOptions& options, const TensorFile* 
                                  const std::string& path = {});
 
 // Makes the printed configuration show what options that were not given came to.
-void show_resolved(CLI::App& app, const net::ModelConfig& model, Isa isa);
+void show_resolved(Options& app, const net::ModelConfig& model, Isa isa);
 
 // How the machine is used.
 struct MachineOptions {
   int threads;
   std::string isa;
 };
-void add_threads_option(CLI::App& app, MachineOptions& options);
-void add_machine_options(CLI::App& app, MachineOptions& options);
+void add_threads_option(Options& app, MachineOptions& options);
+void add_machine_options(Options& app, MachineOptions& options);
 // Throws UsageError.
 Isa resolve_isa(const MachineOptions& options);
 
@@ -74,7 +74,7 @@ struct RecordOptions {
   std::optional<int64_t> label_offset;
   int max_side = 10000;
 };
-void add_record_options(CLI::App& app, RecordOptions& options);
+void add_record_options(Options& app, RecordOptions& options);
 io::ExampleKeys example_keys(const RecordOptions& options);
 // Opens the files that a pattern matches, with the index cache that the options name. With block
 // shuffling, compressed files that have no inflated copy there are read in place. Warns where
@@ -93,7 +93,7 @@ struct FaultOptions {
   std::string policy = "strict", max_bad = "50%";
 };
 // `policies`: those of strict, skip and quarantine that the program knows.
-void add_fault_options(CLI::App& app, FaultOptions& options,
+void add_fault_options(Options& app, FaultOptions& options,
                        const std::vector<std::string>& policies);
 io::OnDamage on_damage(const FaultOptions& options);
 
@@ -101,7 +101,7 @@ io::OnDamage on_damage(const FaultOptions& options);
 struct ShardOption {
   std::string text = "0/1";
 };
-void add_shard_option(CLI::App& app, ShardOption& option, const char* help);
+void add_shard_option(Options& app, ShardOption& option, const char* help);
 
 // Sets the loader's policy, limit and shard. Throws UsageError.
 void apply(const FaultOptions& options, io::LoaderOptions& loader);

@@ -7,13 +7,12 @@
 
 int main(int argc, char** argv) {
   using namespace mbconv::bin;
-  CLI::App app("Makes and checks TFRecord files of tf.train.Example.", "records");
-  app.require_subcommand(1);
+  Options app("Makes and checks TFRecord files of tf.train.Example.", "records");
   const std::vector<Command> commands = {add_from_idx(app), add_from_folder(app), add_inspect(app),
                                          add_verify(app), add_show(app)};
   return run_program(app, argc, argv, [&] {
     for (const Command& command : commands) {
-      if (*command.app) return command.run();
+      if (command.app->command_given()) return command.run();
     }
     return 2;
   });

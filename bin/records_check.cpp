@@ -24,10 +24,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void add_data_option(CLI::App& app, std::string& data) {
-  app.add_option("--data", data, "Glob of the TFRecord files, several by commas")
-      ->required()
-      ->group("Data");
+void add_data_option(Options& app, std::string& data) {
+  app.add("--data", data, "Glob of the TFRecord files, several by commas").required().group("Data");
 }
 
 void write_bytes(const std::string& path, std::span<const std::byte> bytes) {
@@ -274,38 +272,36 @@ int verify(const VerifyArgs& a) {
 
 }  // namespace
 
-Command add_inspect(CLI::App& records) {
+Command add_inspect(Options& records) {
   const auto a = std::make_shared<InspectArgs>();
-  CLI::App* app = records.add_subcommand(
+  Options& app = records.add_command(
       "inspect", "What files hold: keys, labels, picture sizes; sample pictures on request");
-  add_data_option(*app, a->data);
-  app->add_option("--samples", a->samples, "Pictures to write as PNG, spread over the records")
-      ->check(whole(0, 1000000))
-      ->capture_default_str()
-      ->group("Output");
-  app->add_option("--samples-out", a->samples_out, "Folder for them")
-      ->capture_default_str()
-      ->group("Output");
-  add_record_options(*app, a->records);
-  return {app, [a] { return inspect(*a); }};
+  add_data_option(app, a->data);
+  app.add("--samples", a->samples, "Pictures to write as PNG, spread over the records")
+      .whole(0, 1000000)
+      .show_default()
+      .group("Output");
+  app.add("--samples-out", a->samples_out, "Folder for them").show_default().group("Output");
+  add_record_options(app, a->records);
+  return {&app, [a] { return inspect(*a); }};
 }
 
-Command add_verify(CLI::App& records) {
+Command add_verify(Options& records) {
   const auto a = std::make_shared<VerifyArgs>();
-  CLI::App* app = records.add_subcommand(
+  Options& app = records.add_command(
       "verify", "Checks every checksum, Example and picture; exit status 1 on damage");
-  add_data_option(*app, a->data);
-  app->add_option("--classes", a->classes, "Labels must lie below this; 0: any")
-      ->check(whole(0, 2147483647))
-      ->capture_default_str()
-      ->group("Data");
-  app->add_option("--json", a->json,
-                  "Also write a report: files, records, good, bad, and each damaged record with "
-                  "file, record, offset, reason, expected_crc, found_crc")
-      ->group("Output");
-  add_record_options(*app, a->records);
-  add_threads_option(*app, a->machine);
-  return {app, [a] { return verify(*a); }};
+  add_data_option(app, a->data);
+  app.add("--classes", a->classes, "Labels must lie below this; 0: any")
+      .whole(0, 2147483647)
+      .show_default()
+      .group("Data");
+  app.add("--json", a->json,
+          "Also write a report: files, records, good, bad, and each damaged record with "
+          "file, record, offset, reason, expected_crc, found_crc")
+      .group("Output");
+  add_record_options(app, a->records);
+  add_threads_option(app, a->machine);
+  return {&app, [a] { return verify(*a); }};
 }
 
 }  // namespace mbconv::bin

@@ -27,15 +27,12 @@ struct OutputArgs {
   int shards = 1;
 };
 
-void add_output_options(CLI::App& app, OutputArgs& o) {
-  app.add_option("--out", o.out, "Folder for the shards")->required()->group("Output");
-  app.add_option("--name", o.name, "Shards are called NAME-00000-of-0000N.tfrecord")
-      ->capture_default_str()
-      ->group("Output");
-  app.add_option("--shards", o.shards, "Number of files")
-      ->check(whole(1, 99999))
-      ->capture_default_str()
-      ->group("Output");
+void add_output_options(Options& app, OutputArgs& o) {
+  app.add("--out", o.out, "Folder for the shards").required().group("Output");
+  app.add("--name", o.name, "Shards are called NAME-00000-of-0000N.tfrecord")
+      .show_default()
+      .group("Output");
+  app.add("--shards", o.shards, "Number of files").whole(1, 99999).show_default().group("Output");
 }
 
 // Throws UsageError where a file would hold no record.
@@ -187,43 +184,39 @@ int from_folder(const FolderArgs& a) {
 
 }  // namespace
 
-Command add_from_idx(CLI::App& records) {
+Command add_from_idx(Options& records) {
   const auto a = std::make_shared<IdxArgs>();
-  CLI::App* app =
-      records.add_subcommand("from-idx", "From IDX files, as MNIST and Fashion-MNIST come");
-  app->add_option("--images", a->images, "IDX file of the pictures, plain or gzip")
-      ->required()
-      ->group("Input");
-  app->add_option("--labels", a->labels, "IDX file of the labels, plain or gzip")
-      ->required()
-      ->group("Input");
-  add_output_options(*app, a->output);
-  return {app, [a] { return from_idx(*a); }};
+  Options& app = records.add_command("from-idx", "From IDX files, as MNIST and Fashion-MNIST come");
+  app.add("--images", a->images, "IDX file of the pictures, plain or gzip")
+      .required()
+      .group("Input");
+  app.add("--labels", a->labels, "IDX file of the labels, plain or gzip").required().group("Input");
+  add_output_options(app, a->output);
+  return {&app, [a] { return from_idx(*a); }};
 }
 
-Command add_from_folder(CLI::App& records) {
+Command add_from_folder(Options& records) {
   const auto a = std::make_shared<FolderArgs>();
-  CLI::App* app = records.add_subcommand("from-folder",
-                                         "From pictures in a folder with one sub-folder a class");
-  app->add_option("--folder", a->folder, "The folder")->required()->group("Input");
-  app->add_option("--max-side", a->max_side, "Refuse pictures with a longer side, in pixels")
-      ->check(whole(1, 65535))
-      ->capture_default_str()
-      ->group("Input");
-  app->add_option(
-         "--resize", a->resize,
-         "Make pictures smaller whose shorter side is longer than this, in pixels; 0: keep "
-         "all files as they are")
-      ->check(whole(0, 65535))
-      ->capture_default_str()
-      ->group("Output");
-  app->add_option("--quality", a->quality, "Of JPEGs that were made smaller")
-      ->check(whole(1, 100))
-      ->capture_default_str()
-      ->group("Output");
-  add_output_options(*app, a->output);
-  add_threads_option(*app, a->machine);
-  return {app, [a] { return from_folder(*a); }};
+  Options& app =
+      records.add_command("from-folder", "From pictures in a folder with one sub-folder a class");
+  app.add("--folder", a->folder, "The folder").required().group("Input");
+  app.add("--max-side", a->max_side, "Refuse pictures with a longer side, in pixels")
+      .whole(1, 65535)
+      .show_default()
+      .group("Input");
+  app.add("--resize", a->resize,
+          "Make pictures smaller whose shorter side is longer than this, in pixels; 0: keep "
+          "all files as they are")
+      .whole(0, 65535)
+      .show_default()
+      .group("Output");
+  app.add("--quality", a->quality, "Of JPEGs that were made smaller")
+      .whole(1, 100)
+      .show_default()
+      .group("Output");
+  add_output_options(app, a->output);
+  add_threads_option(app, a->machine);
+  return {&app, [a] { return from_folder(*a); }};
 }
 
 }  // namespace mbconv::bin

@@ -76,36 +76,36 @@ int show(ShowArgs& a) {
 
 }  // namespace
 
-Command add_show(CLI::App& records) {
+Command add_show(Options& records) {
   const auto a = std::make_shared<ShowArgs>();
-  CLI::App* app = records.add_subcommand(
+  Options& app = records.add_command(
       "show", "Writes the picture that training makes of a record in an epoch, as PNG");
-  app->add_option("--data", a->data, "Glob of the TFRecord files, as given to --train-data")
-      ->required()
-      ->group("Data");
-  app->add_option("--epoch", a->epoch, "Epoch, from 0: the log's epoch 1 is epoch 0")
-      ->check(whole(0, 16777215))
-      ->capture_default_str()
-      ->group("Data");
-  app->add_option("--index", a->index, "Number of the record over all files, from 0")
-      ->check(whole(0, static_cast<uint64_t>(kMaxCount)))
-      ->group("Data");
-  app->add_option("--sample", a->sample, "Or its place in the epoch's order, from 0")
-      ->check(whole(0, static_cast<uint64_t>(kMaxCount)))
-      ->group("Data");
-  app->add_option("--seed", a->train.seed, "Of the run")
-      ->check(whole(0, std::numeric_limits<uint64_t>::max()))
-      ->capture_default_str()
-      ->group("Data");
-  app->add_option("--resolution", a->resolution, "Pixels a side of the network's input")
-      ->check(whole(1, 65535))
-      ->capture_default_str()
-      ->group("Data");
-  app->add_option("--out", a->out, "PNG file to write")->required()->group("Output");
-  add_order_options(*app, a->train);
-  add_augment_options(*app, a->train);
-  add_record_options(*app, a->train.records);
-  return {app, [a] { return show(*a); }};
+  app.add("--data", a->data, "Glob of the TFRecord files, as given to --train-data")
+      .required()
+      .group("Data");
+  app.add("--epoch", a->epoch, "Epoch, from 0: the log's epoch 1 is epoch 0")
+      .whole(0, 16777215)
+      .show_default()
+      .group("Data");
+  app.add("--index", a->index, "Number of the record over all files, from 0")
+      .whole(0, static_cast<uint64_t>(kMaxCount))
+      .group("Data");
+  app.add("--sample", a->sample, "Or its place in the epoch's order, from 0")
+      .whole(0, static_cast<uint64_t>(kMaxCount))
+      .group("Data");
+  app.add("--seed", a->train.seed, "Of the run")
+      .whole(0, std::numeric_limits<uint64_t>::max())
+      .show_default()
+      .group("Data");
+  app.add("--resolution", a->resolution, "Pixels a side of the network's input")
+      .whole(1, 65535)
+      .show_default()
+      .group("Data");
+  app.add("--out", a->out, "PNG file to write").required().group("Output");
+  add_order_options(app, a->train);
+  add_augment_options(app, a->train);
+  add_record_options(app, a->train.records);
+  return {&app, [a] { return show(*a); }};
 }
 
 }  // namespace mbconv::bin

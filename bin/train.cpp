@@ -9,7 +9,7 @@
 namespace mbconv::bin {
 namespace {
 
-int train(CLI::App& app, TrainArgs& args) {
+int train(Options& app, TrainArgs& args) {
   RunFolder folder(args.out, args.resume);
   if (args.resume) {
     if (!args.init.empty()) throw UsageError("--init and --resume exclude each other");
@@ -47,7 +47,8 @@ int train(CLI::App& app, TrainArgs& args) {
 
 int main(int argc, char** argv) {
   mbconv::bin::TrainArgs args;
-  CLI::App app("Trains an EfficientNet on TFRecord files of tf.train.Example.", "train");
+  mbconv::bin::Options app("Trains an EfficientNet on TFRecord files of tf.train.Example.",
+                           "train");
   add_train_options(app, args);
   return mbconv::bin::run_program(app, argc, argv, [&] { return mbconv::bin::train(app, args); });
 }

@@ -7,8 +7,6 @@
 #include <set>
 #include <type_traits>
 
-#include "bin/cli.h"
-
 namespace mbconv::bin {
 namespace {
 
@@ -27,52 +25,51 @@ std::optional<std::array<float, 3>> parse_channels(std::string_view text) {
 // Adds options of one group, with the default shown.
 class Group {
  public:
-  Group(CLI::App& app, const char* name) : app_(app), name_(name) {}
+  Group(Options& app, const char* name) : app_(app), name_(name) {}
 
   template <class T>
-  CLI::Option* option(const char* flag, T& value, const char* help) const {
-    CLI::Option* option = app_.add_option(flag, value, help)->capture_default_str()->group(name_);
+  Option option(const char* flag, T& value, const char* help) const {
+    Option option = app_.add(flag, value, help).show_default().group(name_);
     // A default that is not exact would not come back from config.json.
-    if constexpr (std::is_arithmetic_v<T>) option->default_str(exact_text(value));
+    if constexpr (std::is_arithmetic_v<T>) option.show_default(exact_text(value));
     return option;
   }
   template <class T>
   void number(const char* flag, T& value, const char* help, double low, double high) const {
     if constexpr (std::is_integral_v<T>) {
-      option(flag, value, help)
-          ->check(whole(static_cast<int64_t>(low), static_cast<uint64_t>(high)));
+      option(flag, value, help).whole(static_cast<int64_t>(low), static_cast<uint64_t>(high));
     } else {
-      option(flag, value, help)->check(between(low, high));
+      option(flag, value, help).between(low, high);
     }
   }
   // Three numbers by commas.
   void channels(const char* flag, std::array<float, 3>& value, const char* help) const {
-    app_.add_option_function<std::string>(
-            flag, [&value](const std::string& text) { value = *parse_channels(text); }, help)
-        ->check([](const std::string& text) {
-          return parse_channels(text)
-                     ? std::string()
-                     : text + " is not three finite numbers by commas, one each for R, G, B";
-        })
-        ->default_str(exact_text(value[0]) + "," + exact_text(value[1]) + "," +
+    const auto wrong = [](const std::string& text) {
+      return parse_channels(text)
+                 ? std::string()
+                 : text + " is not three finite numbers by commas, one each for R, G, B";
+    };
+    app_.add_text(
+            flag, "R,G,B", [&value](const std::string& text) { value = *parse_channels(text); },
+            wrong, help)
+        .show_default(exact_text(value[0]) + "," + exact_text(value[1]) + "," +
                       exact_text(value[2]))
-        ->type_name("R,G,B")
-        ->group(name_);
+        .group(name_);
   }
   void flag(const char* flag, bool& value, const char* help) const {
-    app_.add_flag(flag, value, help)->group(name_);
+    app_.add_flag(flag, value, help).group(name_);
   }
   void one_of(const char* flag, std::string& value, const char* help,
               const std::vector<std::string>& values) const {
-    option(flag, value, help)->check(CLI::IsMember(values));
+    option(flag, value, help).one_of(values);
   }
 
  private:
-  CLI::App& app_;
+  Options& app_;
   const char* name_;
 };
 
-void add_data_options(CLI::App& app, TrainArgs& a) {
+void add_data_options(Options& app, TrainArgs& a) {
   const Group data(app, "Data");
   data.option("--train-data", a.train_data,
               "Glob of the training TFRecord files, several by commas");
@@ -83,13 +80,13 @@ void add_data_options(CLI::App& app, TrainArgs& a) {
   data.number("--prefetch", a.prefetch, "Batches prepared ahead", 1, 1000);
   data.option("--prefetch-bytes", a.prefetch_bytes,
               "Bound of the batches prepared ahead, in bytes (500M, 2G); 0: none")
-      ->transform(CLI::AsSizeValue(false));
+      .byte_size();
   add_shard_option(
       app, a.shard,
       "I/N: of N processes, take part I (from 0) of the training images of each epoch");
 }
 
-void add_run_options(CLI::App& app, TrainArgs& a) {
+void add_run_options(Options& app, TrainArgs& a) {
   const Group run(app, "Run");
   run.option("--out", a.out, "Folder for checkpoints, log and TensorBoard events");
   run.flag("--resume", a.resume, "Go on with the run in --out, with its options unless given anew");
@@ -98,14 +95,14 @@ void add_run_options(CLI::App& app, TrainArgs& a) {
       "safetensors file to start from, with timm's names; where its number of classes differs, "
       "all but the classifier is taken");
   run.option("--seed", a.seed, "Of weights, order, augmentation and dropout")
-      ->check(whole(0, std::numeric_limits<uint64_t>::max()));
+      .whole(0, std::numeric_limits<uint64_t>::max());
   run.number("--log-every", a.log_every, "Steps between rows of the log", 1, kMaxCount);
   run.number("--checkpoint-every-steps", a.checkpoint_every_steps,
              "Steps between checkpoints, beside the one after every epoch; 0: none", 0, kMaxCount);
   run.flag("--memory-plan", a.memory_plan, "Print the whole memory plan");
 }
 
-void add_recipe_options(CLI::App& app, TrainArgs& a) {
+void add_recipe_options(Options& app, TrainArgs& a) {
   const Group recipe(app, "Recipe");
   net::TrainOptions& r = a.recipe;
   recipe.number("--epochs", a.epochs, "Passes over the training data", 1e-9, 1e9);
@@ -123,7 +120,7 @@ void add_recipe_options(CLI::App& app, TrainArgs& a) {
 
 }  // namespace
 
-void add_order_options(CLI::App& app, TrainArgs& a) {
+void add_order_options(Options& app, TrainArgs& a) {
   const Group data(app, "Data");
   data.one_of(
       "--shuffle", a.shuffle,
@@ -135,7 +132,7 @@ void add_order_options(CLI::App& app, TrainArgs& a) {
               "Records mixed with each other; memory should hold two windows", 1, 1e9);
 }
 
-void add_augment_options(CLI::App& app, TrainArgs& a) {
+void add_augment_options(Options& app, TrainArgs& a) {
   const Group augment(app, "Augmentation");
   io::AugmentRanges& g = a.ranges;
   augment.one_of("--augment", a.augment,
@@ -159,7 +156,7 @@ void add_augment_options(CLI::App& app, TrainArgs& a) {
   augment.channels("--stddev", a.normalisation.stddev, "Divides the channels");
 }
 
-void add_train_options(CLI::App& app, TrainArgs& args) {
+void add_train_options(Options& app, TrainArgs& args) {
   add_data_options(app, args);
   add_record_options(app, args.records);
   add_fault_options(app, args.faults, {"strict", "skip", "quarantine"});
@@ -170,9 +167,9 @@ void add_train_options(CLI::App& app, TrainArgs& args) {
   add_machine_options(app, args.machine);
 }
 
-std::string config_json(const CLI::App& app, const net::ModelConfig& model, Isa isa) {
+std::string config_json(const Options& app, const net::ModelConfig& model, Isa isa) {
   nlohmann::ordered_json options, json;
-  for (const auto& [name, value] : option_values(app)) options[name] = value;
+  for (const OptionValue& option : app.values()) options[option.name] = option.value;
   json["program"] = "train";
   json["version"] = MBCONV_VERSION;
   json["isa"] = name(isa);
@@ -185,23 +182,19 @@ std::string config_json(const CLI::App& app, const net::ModelConfig& model, Isa 
   return json.dump(2) + "\n";
 }
 
-void take_options_of_run(CLI::App& app, const std::string& config) {
+void take_options_of_run(Options& app, const std::string& config) {
   static const std::set<std::string> kOfThisRun = {"resume", "out", "threads"};
   const auto json = nlohmann::json::parse(config, nullptr, false);
   require(json.is_object() && json.contains("options"), "config.json is damaged");
-  for (CLI::Option* option : app.get_options()) {
-    const std::string name = option->get_name().substr(2);
-    const bool other = kOfThisRun.contains(name) || option->get_group() == kModelGroup;
-    if (option->count() > 0 || other) continue;
+  for (const auto& [name, now, group, given, flag] : app.values()) {
+    if (given || kOfThisRun.contains(name) || group == kModelGroup) continue;
     const auto entry = json["options"].find(name);
     if (entry == json["options"].end() || !entry->is_string()) continue;
     const std::string value = entry->get<std::string>();
-    const bool flag = option->get_items_expected_max() == 0;
     if (value.empty() || (flag && value != "true")) continue;
     try {
       if (name == "isa") select_isa(value);
-      option->add_result(value);
-      option->run_callback();
+      app.set(name, value);
     } catch (const std::exception& e) {
       throw Error("config.json: --", name, ": ", e.what(), "; give --", name,
                   " to go on otherwise");

@@ -29,17 +29,17 @@ struct TrainArgs {
   ShardOption shard;
 };
 
-void add_train_options(CLI::App& app, TrainArgs& args);
+void add_train_options(Options& app, TrainArgs& args);
 // Of them, those that say in which order records come, and what augmentation does to them.
-void add_order_options(CLI::App& app, TrainArgs& args);
-void add_augment_options(CLI::App& app, TrainArgs& args);
+void add_order_options(Options& app, TrainArgs& args);
+void add_augment_options(Options& app, TrainArgs& args);
 
 // What config.json says: the options with the value they have, the network, the ISA level.
-std::string config_json(const CLI::App& app, const net::ModelConfig& model, Isa isa);
+std::string config_json(const Options& app, const net::ModelConfig& model, Isa isa);
 
 // Options that were not given take the values of the run that is gone on with, `config` being the
 // config.json of its folder. Not those of the network: the checkpoint has them. Throws Error.
-void take_options_of_run(CLI::App& app, const std::string& config);
+void take_options_of_run(Options& app, const std::string& config);
 
 // Throws UsageError where options contradict each other.
 void check_train_options(const TrainArgs& args);

@@ -19,18 +19,13 @@ using Words = std::vector<std::string>;
 
 constexpr int kSize = 20;
 
-void parse(CLI::App& app, Words words) {
-  std::ranges::reverse(words);  // as CLI11 takes them
-  app.parse(words);
-}
-
 // The options of `train`, as a user gives them.
 TrainArgs train_args(const std::string& data, Words words) {
   TrainArgs args;
-  CLI::App app("", "train");
+  Options app("", "train");
   add_train_options(app, args);
   words.insert(words.end(), {"--train-data", data, "--batch", "4"});
-  parse(app, words);
+  app.parse(words);
   return args;
 }
 
@@ -56,9 +51,9 @@ Shown show(const std::string& data, Words words) {
   const std::string png = folder / "x.png";
   words.insert(words.begin(), "show");
   words.insert(words.end(), {"--data", data, "--resolution", std::to_string(kSize), "--out", png});
-  CLI::App app("", "records");
+  Options app("", "records");
   const Command command = add_show(app);
-  parse(app, words);
+  app.parse(words);
   const Printed printed;
   const int status = command.run();
   REQUIRE(status == 0);

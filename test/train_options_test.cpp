@@ -75,7 +75,7 @@ TrainArgs other_defaults() {
 
 // What a run of `second`'s defaults takes over from the config.json of a run of `first`'s.
 void take_over(TrainArgs& first, TrainArgs& second) {
-  CLI::App before("", "train"), after("", "train");
+  Options before("", "train"), after("", "train");
   add_train_options(before, first);
   add_train_options(after, second);
   take_options_of_run(after, config_json(before, net::published_model("b0"), Isa::generic));
@@ -116,7 +116,7 @@ TEST_CASE("train options: config.json gives every number back bit for bit") {
 TEST_CASE("train options: a damaged config.json is refused") {
   for (const char* config : {"", "{", "[]", "{}", "{\"options\": {\"lr\": \"fast\"}}"}) {
     TrainArgs args;
-    CLI::App app("", "train");
+    Options app("", "train");
     add_train_options(app, args);
     CHECK_THROWS_AS(take_options_of_run(app, config), Error);
   }
