@@ -6,7 +6,11 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <set>
+#include <sstream>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "lib/arena.h"
@@ -18,6 +22,18 @@
 #include "lib/tensor.h"
 
 using namespace mbconv;
+
+TEST_CASE("error: parts are joined as a stream would") {
+  const std::string text = "text";
+  const int64_t lowest = std::numeric_limits<int64_t>::min();
+  const uint64_t highest = std::numeric_limits<uint64_t>::max();
+  std::ostringstream out;
+  out << text << std::string_view(" view") << ' ' << -1 << 2u << ' ' << lowest << ' ' << highest
+      << true << ' ' << 0.1f << ' ' << 1.0 / 3 << ' ' << 1e300 << ' ' << -0.0 << ' ' << INFINITY;
+  const Error error(text, std::string_view(" view"), ' ', -1, 2u, ' ', lowest, ' ', highest, true,
+                    ' ', 0.1f, ' ', 1.0 / 3, ' ', 1e300, ' ', -0.0, ' ', INFINITY);
+  CHECK(std::string(error.what()) == out.str());
+}
 
 TEST_CASE("isa: an unknown level is refused with the list of valid names") {
   CHECK_THROWS_WITH_AS(select_isa("sse9"),
