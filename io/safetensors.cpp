@@ -237,34 +237,37 @@ std::vector<const NamedTensor*> in_file_order(const TensorFile& file) {
   return tensors;
 }
 
+template <class Number>
+std::string json_list(const std::vector<Number>& numbers) {
+  std::string text;
+  for (const Number number : numbers) text += (text.empty() ? "" : ",") + std::to_string(number);
+  return "[" + text + "]";
+}
+
+// Tensors come in the order of the file, for people to read: a Json object would sort them.
 std::string make_header(const std::vector<const NamedTensor*>& tensors,
                         const std::map<std::string, std::string>& metadata) {
-  // Ordered, for people to read. Built as a list of pairs, since finding a key in an ordered object
-  // takes time in proportion to its size.
-  nlohmann::ordered_json::object_t header;
-  if (!metadata.empty()) header.emplace_back(kMetadata, metadata);
+  std::string text = "{";
   std::set<std::string_view> names = {kMetadata};
   uint64_t offset = 0;
-  for (const NamedTensor* tensor : tensors) {
-    const std::string& name = tensor->name;
-    require(names.insert(name).second, "tensor name '", name, "' is reserved or there twice");
-    const std::optional<uint64_t> count = count_of(tensor->shape);
-    const size_t size = tensor->bytes.size();
-    require(count && *count <= size && *count * size_of(tensor->dtype) == size, "tensor '", name,
-            "' has ", size, " bytes, which do not fit its shape");
-    nlohmann::ordered_json entry;
-    entry["dtype"] = stored_name(tensor->dtype);
-    entry["shape"] = tensor->shape;
-    entry["data_offsets"] = {offset, offset + size};
-    header.emplace_back(name, std::move(entry));
-    offset += size;
-  }
-  std::string text;
   try {
-    text = nlohmann::ordered_json(std::move(header)).dump();
+    if (!metadata.empty()) text += Json(kMetadata).dump() + ":" + Json(metadata).dump();
+    for (const NamedTensor* tensor : tensors) {
+      const std::string& name = tensor->name;
+      require(names.insert(name).second, "tensor name '", name, "' is reserved or there twice");
+      const std::optional<uint64_t> count = count_of(tensor->shape);
+      const size_t size = tensor->bytes.size();
+      require(count && *count <= size && *count * size_of(tensor->dtype) == size, "tensor '", name,
+              "' has ", size, " bytes, which do not fit its shape");
+      text += (text.size() > 1 ? "," : "") + Json(name).dump() + R"(:{"dtype":")" +
+              stored_name(tensor->dtype) + R"(","shape":)" + json_list(tensor->shape) +
+              R"(,"data_offsets":)" + json_list<uint64_t>({offset, offset + size}) + "}";
+      offset += size;
+    }
   } catch (const Json::exception& error) {
     throw Error("a name or metadata is no valid UTF-8: ", error.what());
   }
+  text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');
   require(text.size() <= kMostHeader, "the header has ", text.size(), " bytes, more than ",
           kMostHeader);
