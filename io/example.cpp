@@ -212,7 +212,7 @@ std::vector<std::byte> list_message(const std::vector<int64_t>& list) {
 }
 
 // A key as messages show it: short, and without control characters.
-std::string quoted(std::string_view key) {
+std::string in_quotes(std::string_view key) {
   constexpr size_t kMost = 60;
   std::string out = "'";
   for (const char c : key.substr(0, kMost)) {
@@ -227,7 +227,7 @@ std::string list_of_keys(const Features& features) {
   size_t count = 0;
   for (const auto& [key, value] : features) {
     if (count == kMost) break;
-    out << (count++ == 0 ? "" : ", ") << quoted(key);
+    out << (count++ == 0 ? "" : ", ") << in_quotes(key);
   }
   if (features.empty()) out << "none";
   if (features.size() > kMost) out << " and " << features.size() - kMost << " more";
@@ -240,7 +240,8 @@ Features::const_iterator find_key(const Features& features, const std::string& w
   if (!wanted.empty()) {
     const auto found = features.find(wanted);
     if (found != features.end()) return found;
-    throw Error("the Example has no key ", quoted(wanted), "; its keys: ", list_of_keys(features));
+    throw Error("the Example has no key ", in_quotes(wanted),
+                "; its keys: ", list_of_keys(features));
   }
   const auto first = features.find(known[0]), second = features.find(known[1]);
   if (first != features.end() && second != features.end()) {
@@ -258,11 +259,11 @@ const T& only_value(const std::pair<const std::string, Feature>& entry, const ch
   static constexpr const char* kNames[] = {"bytes", "float", "int64"};
   const auto* list = std::get_if<std::vector<T>>(&entry.second);
   if (list == nullptr) {
-    throw Error("key ", quoted(entry.first), " of the Example has type ",
+    throw Error("key ", in_quotes(entry.first), " of the Example has type ",
                 kNames[entry.second.index()], ", expected ", type);
   }
   if (list->size() != 1) {
-    throw Error("key ", quoted(entry.first), " of the Example has ", list->size(),
+    throw Error("key ", in_quotes(entry.first), " of the Example has ", list->size(),
                 " values, expected 1");
   }
   return list->front();
@@ -307,7 +308,7 @@ LabelledImage parse_labelled_image(Bytes record, const ExampleKeys& keys) {
   const int64_t offset = keys.label_offset.value_or(label->first == kLabelFrom1 ? 1 : 0);
   int64_t from_zero = 0;
   if (__builtin_sub_overflow(stored, offset, &from_zero) || from_zero < 0) {
-    throw Error("key ", quoted(label->first), " of the Example holds the label ", stored,
+    throw Error("key ", in_quotes(label->first), " of the Example holds the label ", stored,
                 ", below the label offset ", offset);
   }
   return {only_value<Bytes>(*image, "bytes"), from_zero, offset};

@@ -1,0 +1,2 @@
+// Precompiled for the kernels of each ISA level.
+#include "ops/simd.h"
