@@ -8,6 +8,7 @@
 #include <numeric>
 #include <optional>
 #include <sstream>
+#include <utility>
 
 namespace mbconv::bin {
 namespace {
@@ -168,7 +169,6 @@ Option& Option::show_default(const std::string& text) {
 Options::Options(const char* description, const char* name)
     : program_(std::make_unique<CLI::App>(description, name)), app_(program_.get()) {}
 Options::Options(CLI::App* command) : app_(command) {}
-Options::Options(Options&&) noexcept = default;
 Options::~Options() = default;
 
 Options& Options::add_command(const char* name, const char* description) {

@@ -6,8 +6,6 @@
 #include <iosfwd>
 #include <memory>
 #include <string>
-#include <string_view>
-#include <utility>
 #include <vector>
 
 #include "lib/error.h"
@@ -74,7 +72,6 @@ struct OptionValue {
 class Options {
  public:
   Options(const char* description, const char* name);
-  Options(Options&&) noexcept;
   ~Options();
 
   // The options of a new command, of which one must be given; they live as long as these.
@@ -90,7 +87,8 @@ class Options {
                   const std::function<std::string(const std::string&)>& wrong,
                   const std::string& help);
 
-  // Takes a command line, without the program's name. Throws what CLI11 does.
+  // Takes a command line, without the program's name, for tests: run_program is stricter where an
+  // option is given twice. Throws std::exception.
   void parse(std::vector<std::string> words);
   // Whether the command line has this command.
   bool command_given() const;

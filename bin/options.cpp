@@ -102,7 +102,13 @@ void add_machine_options(Options& app, MachineOptions& o) {
 
 Isa resolve_isa(const MachineOptions& o) {
   try {
-    return select_isa(o.isa);
+    const Isa isa = select_isa(o.isa);
+    if (o.isa.empty() && isa == host_isa() && isa < cpu_isa()) {
+      std::cerr << "warning: this CPU has " << name(cpu_isa())
+                << ", which is not compiled into this program: it runs at " << name(isa)
+                << "; see meson's option levels\n";
+    }
+    return isa;
   } catch (const Error& e) {
     throw UsageError(e.what());
   }

@@ -46,7 +46,8 @@ struct KeptRows {
 
 KeptRows kept_rows(const fs::path& path, int64_t step) {
   std::ifstream in(path);
-  KeptRows kept{std::string(kHeader) + "\n"};
+  KeptRows kept;
+  kept.text.append(kHeader).append("\n");
   std::string line;
   std::getline(in, line);
   while (std::getline(in, line)) {

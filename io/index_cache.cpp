@@ -216,7 +216,7 @@ std::string IndexCache::name_in_folder(const std::string& path) const {
 std::string IndexCache::index_path(const std::string& path) const {
   if (!folder_.empty()) return name_in_folder(path) + ".index";
   const fs::path file(path);
-  return (file.parent_path() / ("." + file.filename().string() + ".mbconv-index")).string();
+  return (file.parent_path() / ".").string() + file.filename().string() + ".mbconv-index";
 }
 
 std::string IndexCache::inflated_path(const std::string& path) const {

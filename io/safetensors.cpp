@@ -239,9 +239,12 @@ std::vector<const NamedTensor*> in_file_order(const TensorFile& file) {
 
 template <class Number>
 std::string json_list(const std::vector<Number>& numbers) {
-  std::string text;
-  for (const Number number : numbers) text += (text.empty() ? "" : ",") + std::to_string(number);
-  return "[" + text + "]";
+  std::string text = "[";
+  for (const Number number : numbers) {
+    if (text.size() > 1) text += ',';
+    text += std::to_string(number);
+  }
+  return text += ']';
 }
 
 // Tensors come in the order of the file, for people to read: a Json object would sort them.
@@ -259,9 +262,11 @@ std::string make_header(const std::vector<const NamedTensor*>& tensors,
       const size_t size = tensor->bytes.size();
       require(count && *count <= size && *count * size_of(tensor->dtype) == size, "tensor '", name,
               "' has ", size, " bytes, which do not fit its shape");
-      text += (text.size() > 1 ? "," : "") + Json(name).dump() + R"(:{"dtype":")" +
-              stored_name(tensor->dtype) + R"(","shape":)" + json_list(tensor->shape) +
-              R"(,"data_offsets":)" + json_list<uint64_t>({offset, offset + size}) + "}";
+      if (text.size() > 1) text += ',';
+      text.append(Json(name).dump()).append(R"(:{"dtype":")").append(stored_name(tensor->dtype));
+      text.append(R"(","shape":)").append(json_list(tensor->shape));
+      text.append(R"(,"data_offsets":)").append(json_list<uint64_t>({offset, offset + size}));
+      text += '}';
       offset += size;
     }
   } catch (const Json::exception& error) {

@@ -10,15 +10,17 @@
 
 namespace mbconv {
 
-// A part of a message: text or a number, written as a stream would. It holds no memory, and a
-// header with streams would take longer to compile than most files that throw.
+// A part of a message: text or a number, written as a stream would, but for integers of eight bits,
+// which are numbers here. It holds no memory, and a header with streams would take longer to
+// compile than most files that throw.
 class MessagePart {
  public:
   MessagePart(std::string_view text) : text_(text) {}
   MessagePart(const char* text) : text_(text) {}
-  MessagePart(const char& text) : text_(&text, 1) {}
+  template <std::same_as<char> T>
+  MessagePart(const T& text) : text_(&text, 1) {}
   template <std::integral T>
-  MessagePart(T value)
+  requires(!std::same_as<T, char>) MessagePart(T value)
       : kind_(std::is_signed_v<T> ? Kind::integer : Kind::natural),
         integer_(static_cast<int64_t>(value)) {}
   template <std::floating_point T>

@@ -55,11 +55,6 @@ Isa detect() {
   return v4 ? Isa::avx512 : Isa::avx2;
 }
 
-Isa cpu_isa() {
-  static const Isa isa = detect();
-  return isa;
-}
-
 bool is_available(Isa isa) {
   return isa <= cpu_isa() && is_compiled(isa);
 }
@@ -83,6 +78,11 @@ bool is_compiled(Isa isa) {
     if (compiled == isa) return true;
   }
   return false;
+}
+
+Isa cpu_isa() {
+  static const Isa isa = detect();
+  return isa;
 }
 
 Isa host_isa() {

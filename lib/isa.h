@@ -18,7 +18,10 @@ std::string_view name(Isa isa);
 // Whether this library has the kernels of a level: meson's option `levels`.
 bool is_compiled(Isa isa);
 
-// The highest compiled level that both the CPU (CPUID) and the operating system (XCR0) offer.
+// The highest level that both the CPU (CPUID) and the operating system (XCR0) offer.
+Isa cpu_isa();
+
+// The highest compiled level up to that.
 Isa host_isa();
 
 // The level to run at: `forced` if not empty, else the environment variable MBCONV_ISA if set, else

@@ -24,16 +24,19 @@ struct Tile {
 // has
 //   store<MR, NV>(row, column, acc): receives acc[MR][NV], whose first element is (row, column);
 // and that of a filter gradient
-//   expect<MR>(row, column): asks memory for MR rows of it, before their product is computed.
+//   expect<MR, kColumns>(row, column): asks memory for that part of it, before the product.
 template <bool kAdd = false>
 struct StoreTile {
   float* data;
   ptrdiff_t ld;
 
-  template <int MR>
+  template <int MR, int kColumns>
   void expect(int row, int column) const {
 #pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r) prefetch(data + (row + r) * ld + column);
+    for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kColumns; c += kLane) prefetch(data + (row + r) * ld + column + c);
+    }
   }
 
   template <int MR, int NV>
@@ -110,7 +113,7 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
     if constexpr (C::kHalf)
       half[r] = kInit ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
   }
-  if constexpr (kTransposed) out.template expect<MR>(row, column);
+  if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
   for (int l = 0; l < k; ++l) {
     V bv[C::kVectors];
     [[maybe_unused]] HalfV bh;
