@@ -275,7 +275,7 @@ Case project_backward(const Layer& layer, int n) {
   args.invstd = memory.vector(x, 0.5f, 1.5f);
   args.wt = memory.matrix(y.c, x.c);
   args.g = memory.tensor(x);
-  args.gate_sums = memory.doubles(ops::gate_sums_size(x, cut.rows));
+  args.gate_sums = memory.floats(ops::gate_sums_size(x, cut.rows));
   args.dw = memory.matrix(x.c, y.c);
   args.dw_slots = slots(memory, args.dw, cut.rows.items());
   args.dgate = memory.per_image(x);

@@ -99,8 +99,9 @@ class Mbconv {
   ops::Conv1x1BackwardCut expand_backward_cut_;
   ops::ChannelSums expand_sums_, depthwise_sums_, project_sums_;
   ops::ChannelSums depthwise_grad_sums_, expand_grad_sums_, input_grad_sums_;
-  double *pool_partial_ = nullptr, *gate_sums_ = nullptr;
+  double* pool_partial_ = nullptr;
   View<float> g_;  // [N,OH,OW,E] gradient of the gated activation
+  float* gate_sums_ = nullptr;
   float *dgate_ = nullptr, *e_ = nullptr, *offset_ = nullptr;  // [N,E]
   float *du_ = nullptr, *h_ = nullptr;                         // [N,reduced]
   float *expand_wt_ = nullptr, *project_wt_ = nullptr;

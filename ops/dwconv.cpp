@@ -115,7 +115,9 @@ size_t dwconv_scratch(const Shape& x, int ksize) {
   // Ring, the line and its derivative and gradient, two filters, sums.
   const int line = (x.w + 2 * ksize) * kWideBlock;
   const int lines = ksize + std::max(3, dwconv_expand_lines(x));
-  return static_cast<size_t>(line * lines + 2 * ksize * ksize * kWideBlock + 3 * kWideBlock);
+  const int images = 4 * std::min(x.pixels(), kTileRows) * kWideBlock;  // four small ones
+  return static_cast<size_t>(std::max(line * lines, images) + 2 * ksize * ksize * kWideBlock +
+                             3 * kWideBlock);
 }
 
 void check_dwconv_forward(const DwconvForward& args) {

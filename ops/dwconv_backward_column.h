@@ -22,27 +22,6 @@ struct TapClass {
   int column(int tap, int stride) const { return first + stride * (taps - 1 - tap); }
 };
 
-// The activation of a line of x and its derivative, channels [c0, c0 + kLane), to
-// values[pixel][kLane] and slopes[pixel][kLane].
-inline void load_values_and_slopes(const Deferred& x, const Pixels pixels, int c0, float* values,
-                                   float* slopes) {
-  const float* y = x.y.data + pixels.offset;
-  const float *scales = at(x.scale, c0), *shifts = at(x.shift, c0);
-  with_activation(pending_activation(x), [&](auto f) {
-    for_each_run(pixels.count, kLane, [&](int w0, int w1, int c) {
-      const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
-      for (int w = w0; w < w1; ++w) {
-        V slope;
-        const float* pixel = y + w * pixels.stride + c;
-        prefetch(pixel + pixels.ahead);
-        const V z = madd(scale, load(pixel), shift);
-        store(values + w * kLane + c, decltype(f)::value(z, slope));
-        store(slopes + w * kLane + c, slope);
-      }
-    });
-  });
-}
-
 // One column of a backward pass.
 template <int K, int S, bool kStream>
 class BackwardColumn {
@@ -74,7 +53,7 @@ class BackwardColumn {
 
   // Brings in input line h of image n and the derivative of its activation.
   void load_x(int n, int h) const {
-    load_values_and_slopes(args_->x, x_lines_(n, h), c0_, a_, slopes_);
+    load_values_and_slopes<kLane>(args_->x, x_lines_(n, h), c0_, kLane, a_, slopes_);
   }
 
   // Where line o of dy lies, the same for all columns.

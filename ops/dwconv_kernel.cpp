@@ -13,6 +13,7 @@
 
 #include "ops/dwconv_backward_column.h"
 #include "ops/dwconv_forward_column.h"
+#include "ops/dwconv_small.h"
 
 namespace mbconv::ops::MBCONV_LEVEL {
 
@@ -118,16 +119,29 @@ void backward_item(const DwconvBackward& args, int slot, int unit, float* scratc
 
 void dwconv_forward(const DwconvForward& args, int slot, int unit, float* scratch) {
   const bool stream_raw = !args.finish && streams(args.y.shape);
-  with_kind(args.ksize, args.stride, stream_raw, [&](auto k, auto s, auto stream) {
-    forward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
-  });
+  if (is_small(args.x.y.shape, args.ksize, args.stride, args.cut) && !args.expand && !args.finish) {
+    with_flag(stream_raw, [&](auto stream) {
+      small_forward_item<decltype(stream)::value>(args, slot, unit, scratch);
+    });
+  } else {
+    with_kind(args.ksize, args.stride, stream_raw, [&](auto k, auto s, auto stream) {
+      forward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
+    });
+  }
   fence_streams();
 }
 
 void dwconv_backward(const DwconvBackward& args, int slot, int unit, float* scratch) {
-  with_kind(args.ksize, args.stride, streams(args.dx.dz.shape), [&](auto k, auto s, auto stream) {
-    backward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
-  });
+  const bool streamed = streams(args.dx.dz.shape);
+  if (is_small(args.x.y.shape, args.ksize, args.stride, args.cut)) {
+    with_flag(streamed, [&](auto stream) {
+      small_backward_item<decltype(stream)::value>(args, slot, unit, scratch);
+    });
+  } else {
+    with_kind(args.ksize, args.stride, streamed, [&](auto k, auto s, auto stream) {
+      backward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
+    });
+  }
   fence_streams();
 }
 

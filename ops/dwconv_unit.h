@@ -148,19 +148,19 @@ struct StoreInputGrad {
   }
 };
 
-// The fp32 sums of a column, [planes][kLane], on their way to a slot of sums in fp64,
+// The fp32 sums of `width` channels, [planes][width], on their way to a slot of sums in fp64,
 // [planes][channels]: emptied into it before more than kMaxTileRows values would have been added.
 class ColumnSums {
  public:
   ColumnSums() = default;
   // Of a batch norm: two planes.
-  ColumnSums(Scratch& memory, const ChannelSums& to, int slot, int c0) {
-    if (to) *this = {memory.take(2 * kLane), 2, to.slot(slot) + c0, to.channels};
+  ColumnSums(Scratch& memory, const ChannelSums& to, int slot, int c0, int width = kLane) {
+    if (to) *this = {memory.take(2 * width), 2, to.slot(slot) + c0, to.channels, width};
   }
-  ColumnSums(float* memory, int planes, double* slot, int channels)
-      : sums_(memory), slot_(slot), planes_(planes), channels_(channels) {
-    clear(sums_, planes * kLane);
-    for (int plane = 0; plane < planes; ++plane) clear(slot_ + plane * channels, kLane);
+  ColumnSums(float* memory, int planes, double* slot, int channels, int width = kLane)
+      : sums_(memory), slot_(slot), planes_(planes), width_(width), channels_(channels) {
+    clear(sums_, planes * width);
+    for (int plane = 0; plane < planes; ++plane) clear(slot_ + plane * channels, width);
   }
   // Where to add `values` values per channel; null without sums.
   float* reserve(int values) {
@@ -171,19 +171,41 @@ class ColumnSums {
   }
   void flush() {
     for (int plane = 0; plane < planes_; ++plane) {
-      for (int c = 0; c < kLane; ++c) slot_[plane * channels_ + c] += sums_[plane * kLane + c];
+      for (int c = 0; c < width_; ++c) slot_[plane * channels_ + c] += sums_[plane * width_ + c];
     }
-    clear(sums_, planes_ * kLane);
+    clear(sums_, planes_ * width_);
     pending_ = 0;
   }
 
  private:
   float* sums_ = nullptr;
   double* slot_ = nullptr;
-  int planes_ = 0;
+  int planes_ = 0, width_ = 0;
   ptrdiff_t channels_ = 0;
   int pending_ = 0;
 };
+
+// The activation of pixels of x and its derivative, channels [c0, c0 + width), to
+// values[pixel][kPitch] and slopes[pixel][kPitch].
+template <int kPitch>
+inline void load_values_and_slopes(const Deferred& x, const Pixels pixels, int c0, int width,
+                                   float* values, float* slopes) {
+  const float* y = x.y.data + pixels.offset;
+  const float *scales = at(x.scale, c0), *shifts = at(x.shift, c0);
+  with_activation(pending_activation(x), [&](auto f) {
+    for_each_run(pixels.count, width, [&](int w0, int w1, int c) {
+      const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
+      for (int w = w0; w < w1; ++w) {
+        V slope;
+        const float* pixel = y + w * pixels.stride + c;
+        prefetch(pixel + pixels.ahead);
+        const V z = madd(scale, load(pixel), shift);
+        store(values + w * kPitch + c, decltype(f)::value(z, slope));
+        store(slopes + w * kPitch + c, slope);
+      }
+    });
+  });
+}
 
 // Calls body(first, last) for pieces of [0, pixels) short enough for fp32 sums.
 template <class Body>

@@ -33,33 +33,59 @@ constexpr auto kFinishDy = compiled<Variant<ProjectBackwardItem>>({
 // Partial filter gradients of a pass may take this many floats.
 constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;
 
-// P0 of image n, its parts added in order, to dgate; the other sums of the parts to the first part.
-void add_parts(const ProjectBackward& args, int n) {
-  const int channels = args.x.y.shape.padded_c(), parts = args.cut.parts;
-  double* sums = args.gate_sums + ptrdiff_t{n} * parts * kGateSums * channels;
-  for (int part = 1; part < parts; ++part) {
-    const double* other = sums + ptrdiff_t{part} * kGateSums * channels;
-    for (int i = 0; i < kGateSums * channels; ++i) sums[i] += other[i];
+// Calls body(slot) for the gate sums of image n, [5][C] each.
+template <class Body>
+void for_each_gate_slot(const ProjectBackward& args, int n, const Body& body) {
+  const Shape& shape = args.x.y.shape;
+  const GateSlots slots(shape, args.cut);
+  const float* sums = args.gate_sums + ptrdiff_t{n} * slots.count * kGateSums * shape.padded_c();
+  for (int part = 0; part < args.cut.parts; ++part) {
+    const RowCut::Range range =
+        RowCut{1, args.cut.parts, shape.n}.range(n, part, shape.n, shape.pixels());
+    const int filled = ceil_div(static_cast<int>(range.end - range.begin), kMaxTileRows);
+    for (int i = 0; i < filled; ++i)
+      body(sums + ptrdiff_t{part * slots.of_part + i} * kGateSums * shape.padded_c());
   }
+}
+
+// P0 of image n to dgate.
+void sum_gate_gradient(const ProjectBackward& args, int n) {
+  const int channels = args.x.y.shape.padded_c();
   float* dgate = args.dgate + ptrdiff_t{n} * channels;
-  for (int c = 0; c < channels; ++c) dgate[c] = static_cast<float>(sums[c]);
+  if (GateSlots(args.x.y.shape, args.cut).count == 1) {
+    std::copy_n(args.gate_sums + ptrdiff_t{n} * kGateSums * channels, channels, dgate);
+    return;
+  }
+  constexpr int kBlock = kWideBlock;
+  for (int c0 = 0; c0 < channels; c0 += kBlock) {
+    const int count = std::min(kBlock, channels - c0);
+    double sum[kBlock] = {};
+    for_each_gate_slot(args, n, [&](const float* p) {
+      for (int c = 0; c < count; ++c) sum[c] += p[c0 + c];
+    });
+    for (int c = 0; c < count; ++c) dgate[c0 + c] = static_cast<float>(sum[c]);
+  }
 }
 
 // Sums of dz and dz * xhat over the batch, images in order, for channels [c0, c1).
 void sum_images(const ProjectBackward& args, int c0, int c1) {
   const Shape& shape = args.x.y.shape;
   const int channels = shape.padded_c();
-  double* out = args.sums.slot(0);
-  std::fill(out + c0, out + c1, 0.0);
-  std::fill(out + channels + c0, out + channels + c1, 0.0);
+  double* dz = args.sums.slot(0);
+  double* dz_xhat = dz + channels;
+  std::fill(dz + c0, dz + c1, 0.0);
+  std::fill(dz_xhat + c0, dz_xhat + c1, 0.0);
   for (int n = 0; n < shape.n; ++n) {
-    const double* p = args.gate_sums + ptrdiff_t{n} * args.cut.parts * kGateSums * channels;
     const float* gate = args.x.gate + ptrdiff_t{n} * channels;
     const float* offset = args.se.offset + ptrdiff_t{n} * channels;
-    for (int c = c0; c < c1; ++c) {
-      out[c] += gate[c] * p[channels + c] + offset[c] * p[2 * channels + c];
-      out[channels + c] += gate[c] * p[3 * channels + c] + offset[c] * p[4 * channels + c];
-    }
+    for_each_gate_slot(args, n, [&](const float* p) {
+      const float *p1 = p + channels, *p2 = p1 + channels, *p3 = p2 + channels, *p4 = p3 + channels;
+      for (int c = c0; c < c1; ++c) {
+        const double g = gate[c], o = offset[c];
+        dz[c] += g * p1[c] + o * p2[c];
+        dz_xhat[c] += g * p3[c] + o * p4[c];
+      }
+    });
   }
 }
 
@@ -165,7 +191,7 @@ void project_backward(const Context& context, const ProjectBackward& args) {
         const int skipped = i * kSqueezeExciteImages;
         const int first = range.first_image + skipped;
         const int count = std::min(range.images - skipped, kSqueezeExciteImages);
-        for (int n = first; n < first + count; ++n) add_parts(args, n);
+        for (int n = first; n < first + count; ++n) sum_gate_gradient(args, n);
         if (count > 0) se(args.se, first, count);
       });
   squeeze_excite_backward_filter(context, args.se);

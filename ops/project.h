@@ -45,7 +45,7 @@ struct ProjectBackward {
   const float* invstd;       // [C]
   Packed<const float> wt;    // [Cout,C]
   View<float> g;             // [N,H,W,C] out
-  double* gate_sums;         // [N * parts][5][C] out: P0..P4
+  float* gate_sums;          // [N][GateSlots::count][5][C] work: P0..P4 of pieces of an image
   Packed<float> dw;          // [C,Cout] accumulated
   float* dw_slots;           // [cut.items()][C,Cout] work; unused if cut.items() = 1
   SqueezeExciteBackward se;  // se.dgate is written here from P0
@@ -62,12 +62,21 @@ struct ProjectBackwardCut {
   int channel_groups;
 };
 ProjectBackwardCut project_backward_cut(const Shape& x, int cout);
+// The slots that P0..P4 of an image are summed up in, in fp32: one for each kMaxTileRows rows of a
+// part of it; their sums are fp64.
+struct GateSlots {
+  int of_part, count;
+  MBCONV_INLINE constexpr GateSlots(const Shape& x, const RowCut& cut)
+      : of_part(ceil_div(ceil_div(x.pixels(), cut.parts), kMaxTileRows)),
+        count(cut.parts * of_part) {}
+};
 constexpr size_t gate_sums_size(const Shape& x, const RowCut& cut) {
-  return static_cast<size_t>(x.n) * static_cast<size_t>(cut.parts * kGateSums * x.padded_c());
+  return static_cast<size_t>(x.n) *
+         static_cast<size_t>(GateSlots(x, cut).count * kGateSums * x.padded_c());
 }
 // Floats of scratch memory a worker needs, for either direction.
 size_t project_scratch(const Shape& x, int cout, int reduced);
-// Overwrites g, gate_sums, sums, and what se.e, du, offset and h point at; accumulates dw and the
+// Overwrites g, sums, and what se.e, du, offset and h point at; accumulates dw and the
 // gradients of squeeze-excite.
 void project_backward(const Context& context, const ProjectBackward& args);
 

@@ -16,10 +16,11 @@ ProjectBackwardItem project_backward, project_finish_dy;
 namespace {
 
 // Epilogue of g for pixels of one image, channels [c0, c0 + width): stores g, forms a * gate in
-// place of it, and adds P0..P4 to sums[5][kWideBlock].
+// place of it, and sums up P0..P4 in sums[5][C], over what is there where it `begins`.
 template <class F, bool kStream>
 inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0, int width,
-                        float* tile, float* sums) {
+                        float* tile, float* sums, bool begins) {
+  const ptrdiff_t channels = args.x.y.shape.padded_c();
   const ptrdiff_t image = ptrdiff_t{pixels.n} * args.x.y.shape.padded_c() + c0;
   const float* x = args.x.y.data + pixels.offset;
   float* to = args.g.data + pixels.offset;
@@ -29,6 +30,7 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
   for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
     const V scale = load(scales + c), shift = load(shifts + c), gate = load(gates + c);
     const V mean = load(means + c), invstd = load(invstds + c);
+    float* to_sums = sums + c;
     V sum[kGateSums];
     for (int i = 0; i < kGateSums; ++i) sum[i] = V(0.0f);
     for (int p = p0; p < p1; ++p) {
@@ -49,36 +51,40 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
     }
     sum[3] = sum[3] * invstd;
     sum[4] = sum[4] * invstd;
-    for (int i = 0; i < kGateSums; ++i)
-      store(sums + i * kWideBlock + c, load(sums + i * kWideBlock + c) + sum[i]);
+    const bool add = !begins || p0 > 0;
+    for (int i = 0; i < kGateSums; ++i, to_sums += channels)
+      store(to_sums, add ? load(to_sums) + sum[i] : sum[i]);
   });
 }
 
+struct ImagePart {
+  int number, first_pixel;
+};
+
 // One channel panel of a tile: g = dy w^T, its epilogue, and dw, added to what is there with `add`.
-// `first_tile`: whether it is that of its item.
+// `part`: of the images that the tile is of.
 template <class F, bool kStream>
 inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const RowOffsets& offsets,
-                       int panel, ptrdiff_t ahead, int part, bool first_tile, Tile dy, float* g,
+                       int panel, ptrdiff_t ahead, ImagePart part, Tile dy, float* g,
                        Packed<float> dw, bool add) {
-  const int channels = args.x.y.shape.padded_c(), parts = args.cut.parts;
+  const Shape& shape = args.x.y.shape;
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
   gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0},
              AndPrefetch{StoreTile{g - c0, kWideBlock}, args.x.y.data, nullptr, offsets,
-                         LaneOffsets(args.x.y.shape, c0, c0 + width)});
+                         LaneOffsets(shape, c0, c0 + width)});
+  const GateSlots slots(shape, args.cut);
   for_each_image(rows, [&](int r0, int r1) {
-    float* tile = g + ptrdiff_t{r0} * kWideBlock;
-    const Pixels pixels = tile_pixels(args.x.y.shape, rows, r0, r1, c0, ahead);
-    if constexpr (kStaged<kStream>) stream_pixels(tile, kWideBlock, pixels, width, args.g.data);
-    float sums[kGateSums * kWideBlock] = {};
-    gate_pixels<F, kStream>(args, pixels, c0, width, tile, sums);
-    double* slot =
-        args.gate_sums + (ptrdiff_t{pixels.n} * parts + part) * kGateSums * channels + c0;
-    const bool begins = rows.pixel[r0] == 0 || (first_tile && r0 == 0);  // the image, or its part
-    for (int i = 0; i < kGateSums; ++i) {
-      for (int c = 0; c < width; ++c) {
-        const double sum = sums[i * kWideBlock + c];
-        slot[i * channels + c] = begins ? sum : slot[i * channels + c] + sum;
-      }
+    for (int r = r0, end; r < r1; r = end) {
+      const int row = rows.pixel[r] - part.first_pixel, of_slot = row % kMaxTileRows;
+      end = r1 - r < kMaxTileRows - of_slot ? r1 : r + kMaxTileRows - of_slot;
+      float* tile = g + ptrdiff_t{r} * kWideBlock;
+      const Pixels pixels = tile_pixels(shape, rows, r, end, c0, ahead);
+      if constexpr (kStaged<kStream>) stream_pixels(tile, kWideBlock, pixels, width, args.g.data);
+      const ptrdiff_t slot =
+          ptrdiff_t{pixels.n} * slots.count + part.number * slots.of_part + row / kMaxTileRows;
+      gate_pixels<F, kStream>(args, pixels, c0, width, tile,
+                              args.gate_sums + slot * kGateSums * shape.padded_c() + c0,
+                              of_slot == 0);
     }
   });
   const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
@@ -106,7 +112,9 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
   float* formed = finished ? nullptr : memory.take(ptrdiff_t{kTileRows} * cout);
   const float* dy = finished ? args.dy.g.data + range.begin * cout : formed;
   float* g = memory.take(kTileRows * kWideBlock);
-  bool first_tile = true, add = args.cut.items() == 1;  // a slot is overwritten by its first tile
+  bool add = args.cut.items() == 1;  // a slot is overwritten by its first tile
+  const int64_t image = int64_t{range.first_image} * shape.pixels();
+  const ImagePart part{slot % args.cut.parts, static_cast<int>(range.begin - image)};
   with_activation(args.x.activation, [&](auto f) {
     with_flag(streams(shape), [&](auto stream) {
       for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
@@ -114,12 +122,10 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
         const RowOffsets offsets(shape, rows);
         for (int panel = first; panel < last; ++panel) {
           const ptrdiff_t ahead = next_block(shape, rows, panel * kWideBlock, first, last);
-          panel_rows<decltype(f), decltype(stream)::value>(args, rows, offsets, panel, ahead,
-                                                           slot % args.cut.parts, first_tile,
+          panel_rows<decltype(f), decltype(stream)::value>(args, rows, offsets, panel, ahead, part,
                                                            {dy, cout}, g, dw, add);
         }
         if (finished) dy += ptrdiff_t{rows.count} * cout;
-        first_tile = false;
         add = true;
       });
     });
