@@ -23,8 +23,10 @@ MBCONV_INLINE constexpr int ceil_div(int value, int divisor) {
 }
 
 // Shape and memory layout of activations: [N, H, W, C] in channel blocks,
-//   element (n, p, c), p = h * W + w, at  n * image_stride() + (c / block) * block_stride()
+//   element (n, p, c), p = h * W + w, at  (c / block) * block_stride() + n * image_stride()
 //                                         + p * block + c % block.
+// All rows (n, p) of a block are evenly spaced: a pass over a block reads one stream however small
+// the images are.
 // Narrow tensors are NHWC: one block of C rounded up to kLane. Wide tensors have blocks of
 // kWideBlock. Lanes past C are padding: always written as zero by who produces the tensor, and
 // never part of a sum, a statistic or a file.
@@ -44,10 +46,12 @@ struct Shape {
   MBCONV_INLINE constexpr int blocks() const { return ceil_div(c, block); }
   MBCONV_INLINE constexpr int padded_c() const { return blocks() * block; }
   MBCONV_INLINE constexpr int64_t rows() const { return int64_t{n} * pixels(); }
-  MBCONV_INLINE constexpr ptrdiff_t block_stride() const { return ptrdiff_t{pixels()} * block; }
-  MBCONV_INLINE constexpr ptrdiff_t image_stride() const { return block_stride() * blocks(); }
+  MBCONV_INLINE constexpr ptrdiff_t image_stride() const { return ptrdiff_t{pixels()} * block; }
+  MBCONV_INLINE constexpr ptrdiff_t block_stride() const { return n * image_stride(); }
   // Elements, padding included.
-  MBCONV_INLINE constexpr size_t size() const { return static_cast<size_t>(n * image_stride()); }
+  MBCONV_INLINE constexpr size_t size() const {
+    return static_cast<size_t>(blocks() * block_stride());
+  }
 
   friend constexpr bool operator==(const Shape&, const Shape&) = default;
 };

@@ -30,7 +30,7 @@ void load_columns(const Deferred& x, View<float> x_out, const TileRows& rows, in
 
 // Where the columns from k0 on of a tile's rows lie in an NHWC tensor.
 Tile rows_in_place(View<const float> x, const TileRows& rows, int k0) {
-  return {x.data + row_offset(x.shape, rows, 0) + k0, x.shape.block};
+  return {x.data + tile_offset(x.shape, rows, 0) + k0, x.shape.block};
 }
 
 }  // namespace

@@ -59,7 +59,7 @@ template <class Out>
 struct AndPrefetch {
   const Out& out;
   const float *first, *second;  // may be null
-  const RowOffsets& rows;
+  const RowPlaces& rows;
   const LaneOffsets& lanes;
 
   template <int MR, int NV>
@@ -74,8 +74,9 @@ struct AndPrefetch {
   [[gnu::noinline]] void ask(int begin, int end) const {
     asm volatile("");  // or calls are dropped: prefetches are no effect of a function
     for (int r = begin; r < end; ++r) {
+      const ptrdiff_t row = rows.first + ptrdiff_t{r} * rows.stride;
       for (int i = 0; i < lanes.count; ++i) {
-        const ptrdiff_t from = rows.at[r] + lanes.at[i];
+        const ptrdiff_t from = row + lanes.at[i];
         if (first != nullptr) prefetch(first + from);
         if (second != nullptr) prefetch(second + from);
       }
@@ -84,7 +85,7 @@ struct AndPrefetch {
 };
 
 template <class Out>
-AndPrefetch(const Out&, const float*, const float*, const RowOffsets&, const LaneOffsets&)
+AndPrefetch(const Out&, const float*, const float*, const RowPlaces&, const LaneOffsets&)
     -> AndPrefetch<Out>;
 
 // Whether a tensor is stored past the caches: where it is too large to stay there until the next
@@ -95,12 +96,11 @@ inline bool streams(const Shape& shape) {
 }
 
 // Output policy of gemm_panel: stores a raw convolution output straight from the registers and,
-// with `sums`, accumulates (y - pivot) and its square per channel. `base` and `offset` place row r,
-// column c at base[offset[r] + c].
+// with `sums`, accumulates (y - pivot) and its square per channel.
 template <bool kStream>
 struct StoreOutput {
-  float* base;
-  const ptrdiff_t* offset;
+  float* data;
+  ptrdiff_t ld;
   const float* pivot;  // [C]
   float* sums;         // [2][channels]; null: none
   int channels;
@@ -108,12 +108,12 @@ struct StoreOutput {
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
     // Copies: for all that the compiler knows, a store of a vector changes any member.
-    const ptrdiff_t* row_at = offset + row;
-    float* to = base + column;
+    const ptrdiff_t pitch = ld;
+    float* line = data + row * pitch + column;
 #pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r) {
+    for (int r = 0; r < MR; ++r, line += pitch) {
 #pragma GCC unroll 16
-      for (int v = 0; v < NV; ++v) put<kStream>(to + row_at[r] + v * kWidth, acc[r][v]);
+      for (int v = 0; v < NV; ++v) put<kStream>(line + v * kWidth, acc[r][v]);
     }
     if (sums == nullptr) return;
     float *sum = sums + column, *sum_squares = sum + channels;
@@ -187,18 +187,15 @@ inline void store_finished(const Finish& finish, float* products, ptrdiff_t ld,
 // a tile of products[rows][ld].
 inline void store_finished_rows(const Finish& finish, const TileRows& rows, float* products,
                                 ptrdiff_t ld, int c0, int width, View<float> y) {
-  for_each_image(rows, [&](int r0, int r1) {
-    store_finished(finish, products + r0 * ld, ld, tile_pixels(y.shape, rows, r0, r1, c0, kAhead),
-                   c0, width, y, nullptr);
-  });
+  store_finished(finish, products, ld, tile_pixels(y.shape, rows, c0, kAhead), c0, width, y,
+                 nullptr);
 }
 
 // Channels [c0, c0 + width) of the rows of a tile, as they are.
 inline void store_rows(const float* tile, ptrdiff_t ld, const TileRows& rows, int c0, int width,
                        View<float> y) {
-  float* channel = y.data + channel_offset(y.shape, c0);
-  for (int r = 0; r < rows.count; ++r)
-    copy_row(tile + r * ld, width, channel + row_offset(y.shape, rows, r));
+  float* to = y.data + tile_offset(y.shape, rows, c0);
+  for (int r = 0; r < rows.count; ++r, to += y.shape.block) copy_row(tile + r * ld, width, to);
 }
 
 // Pixels of an InputGrad, channels [c0, c0 + width): dz = (dx + skip) * f' and the sums of dz and
@@ -254,10 +251,8 @@ inline void store_input_grad(const InputGrad& out, const TileRows& rows, float* 
   with_activation(out.activation, [&](auto f) {
     with_flag(static_cast<bool>(out.skip), [&](auto skip) {
       with_flag(streams(shape), [&](auto stream) {
-        for_each_image(rows, [&](int r0, int r1) {
-          input_grad_pixels<decltype(f), decltype(skip)::value, decltype(stream)::value>(
-              out, dx + r0 * ld, ld, tile_pixels(shape, rows, r0, r1, c0, kAhead), c0, width, sums);
-        });
+        input_grad_pixels<decltype(f), decltype(skip)::value, decltype(stream)::value>(
+            out, dx, ld, tile_pixels(shape, rows, c0, kAhead), c0, width, sums);
       });
     });
   });

@@ -32,20 +32,24 @@ struct StoreTile {
 
   template <int MR, int kColumns>
   void expect(int row, int column) const {
+    const float* line = data + row * ld + column;
 #pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r) {
+    for (int r = 0; r < MR; ++r, line += ld) {
 #pragma GCC unroll 4
-      for (int c = 0; c < kColumns; c += kLane) prefetch(data + (row + r) * ld + column + c);
+      for (int c = 0; c < kColumns; c += kLane) prefetch(line + c);
     }
   }
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
+    // Copies: for all that the compiler knows, a store of a vector changes any member.
+    const ptrdiff_t pitch = ld;
+    float* line = data + row * pitch + column;
 #pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r) {
+    for (int r = 0; r < MR; ++r, line += pitch) {
 #pragma GCC unroll 16
       for (int v = 0; v < NV; ++v) {
-        float* p = data + (row + r) * ld + column + v * kWidth;
+        float* p = line + v * kWidth;
         ops::MBCONV_LEVEL::store(p, kAdd ? load(p) + acc[r][v] : acc[r][v]);
       }
     }
@@ -97,8 +101,9 @@ inline void for_each_columns(int used, const Body& body) {
 // acc[MR][columns] = init + A[MR x k] B, k in ascending order for every element, so that an
 // element's bits do not depend on the tile it falls in. With kTransposed A's transpose lies at `a`;
 // without kInit init is zero. Per k: a load for each vector of B, MR broadcasts from memory, one
-// FMA for each accumulator; bound by the FMA ports. A function of its own: within a larger one
-// g++ 12 keeps accumulators in memory.
+// FMA for each accumulator; bound by the FMA ports, and where another hardware thread takes slots
+// of the front end by those, so that two steps share the loop's own instructions. A function of its
+// own: within a larger one g++ 12 keeps accumulators in memory.
 template <int MR, class C, bool kTransposed, bool kInit, class Out>
 [[gnu::noinline]] void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b,
                                   ptrdiff_t ldb, const float* init, ptrdiff_t ldinit, int row,
@@ -114,6 +119,7 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
       half[r] = kInit ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
   }
   if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
+#pragma GCC unroll 2
   for (int l = 0; l < k; ++l) {
     V bv[C::kVectors];
     [[maybe_unused]] HalfV bh;

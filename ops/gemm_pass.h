@@ -47,11 +47,11 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
   const bool stream = streams(shape);
   int64_t row = begin;
   for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
-    const RowOffsets offsets(shape, rows), x_offsets(x_shape, rows);
+    const RowPlaces x_rows(x_shape, rows);
     row += rows.count;
     // Beyond the item too: the next one is this thread's, as a rule.
     const int64_t left = shape.rows() - row;
-    const RowOffsets following(
+    const RowPlaces following(
         x_shape, {row, left < rows.count ? static_cast<int>(left) : rows.count, shape.pixels()});
     for (int k0 = 0; k0 < k; k0 += kc) {
       const int depth = k - k0 < kc ? k - k0 : kc;
@@ -68,7 +68,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
         const auto product = [&](const auto& out) {
           gemm_panel(
               rows.count, depth, x, p.w, k0, panel, init,
-              AndPrefetch{out, p.x.data, p.x2.data, last ? following : x_offsets, lanes_of_panel});
+              AndPrefetch{out, p.x.data, p.x2.data, last ? following : x_rows, lanes_of_panel});
         };
         if (!last) {
           product(StoreTile{partial, n});
@@ -81,9 +81,9 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
                              sums.tile);
           }
         } else {
-          float* base = p.y.data + channel_offset(shape, c) - c;
+          float* y = p.y.data + tile_offset(shape, rows, c) - c;
           with_flag(stream, [&](auto flag) {
-            product(StoreOutput<decltype(flag)::value>{base, offsets.at, p.pivot, sums.tile, n});
+            product(StoreOutput<decltype(flag)::value>{y, shape.block, p.pivot, sums.tile, n});
           });
         }
       }
@@ -116,7 +116,7 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
   const TileSums sums(memory, p.dx.sums, slot, 0, ld);
   for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
     const float* x = load(rows, x_tile, ld);
-    const RowOffsets offsets(shape, rows);
+    const RowPlaces places(shape, rows);
     for (int panel = 0; panel < dw.panels(); ++panel) {
       const int c = panel * kWideBlock, width = dw.width(panel);
       const ptrdiff_t ahead = next_block(shape, rows, c, 0, dw.panels());
@@ -130,7 +130,7 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
           if (q == 0) {
             gemm_panel(
                 rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
-                AndPrefetch{tile, at(p.dy.g.data, ahead), at(p.dy.y.data, ahead), offsets, lanes});
+                AndPrefetch{tile, at(p.dy.g.data, ahead), at(p.dy.y.data, ahead), places, lanes});
           } else {
             gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init, tile);
           }

@@ -53,7 +53,7 @@ inline void scale_columns(Packed<const float> w, const float* scale, Packed<floa
 }
 
 // Writes panel `panel` of the transpose of `w` (K x N) to that of `out` (N x K), padding columns
-// included.
+// included, past the caches. out.data is aligned to 16 bytes.
 void transpose(Packed<const float> w, Packed<float> out, int panel);
 
 }  // namespace mbconv::ops

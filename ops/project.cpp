@@ -33,18 +33,17 @@ constexpr auto kFinishDy = compiled<Variant<ProjectBackwardItem>>({
 // Partial filter gradients of a pass may take this many floats.
 constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;
 
-// Calls body(slot) for the gate sums of image n, [5][C] each.
+// Calls body(sums) for the slots [5][kWideBlock] of a panel of channels of image n.
 template <class Body>
-void for_each_gate_slot(const ProjectBackward& args, int n, const Body& body) {
+void for_each_gate_slot(const ProjectBackward& args, int panel, int n, const Body& body) {
   const Shape& shape = args.x.y.shape;
   const GateSlots slots(shape, args.cut);
-  const float* sums = args.gate_sums + ptrdiff_t{n} * slots.count * kGateSums * shape.padded_c();
   for (int part = 0; part < args.cut.parts; ++part) {
-    const RowCut::Range range =
-        RowCut{1, args.cut.parts, shape.n}.range(n, part, shape.n, shape.pixels());
-    const int filled = ceil_div(static_cast<int>(range.end - range.begin), kMaxTileRows);
+    const int64_t begin = int64_t{shape.pixels()} * part / args.cut.parts,
+                  end = int64_t{shape.pixels()} * (part + 1) / args.cut.parts;
+    const int filled = ceil_div(static_cast<int>(end - begin), kMaxTileRows);
     for (int i = 0; i < filled; ++i)
-      body(sums + ptrdiff_t{part * slots.of_part + i} * kGateSums * shape.padded_c());
+      body(args.gate_sums + slots.at(panel, n, part * slots.of_part + i));
   }
 }
 
@@ -52,41 +51,38 @@ void for_each_gate_slot(const ProjectBackward& args, int n, const Body& body) {
 void sum_gate_gradient(const ProjectBackward& args, int n) {
   const int channels = args.x.y.shape.padded_c();
   float* dgate = args.dgate + ptrdiff_t{n} * channels;
-  if (GateSlots(args.x.y.shape, args.cut).count == 1) {
-    std::copy_n(args.gate_sums + ptrdiff_t{n} * kGateSums * channels, channels, dgate);
-    return;
-  }
-  constexpr int kBlock = kWideBlock;
-  for (int c0 = 0; c0 < channels; c0 += kBlock) {
-    const int count = std::min(kBlock, channels - c0);
-    double sum[kBlock] = {};
-    for_each_gate_slot(args, n, [&](const float* p) {
-      for (int c = 0; c < count; ++c) sum[c] += p[c0 + c];
+  for (int c0 = 0; c0 < channels; c0 += kWideBlock) {
+    double sums[kWideBlock] = {};
+    for_each_gate_slot(args, c0 / kWideBlock, n, [&](const float* p0) {
+      for (int c = 0; c < kWideBlock; ++c) sums[c] += p0[c];
     });
-    for (int c = 0; c < count; ++c) dgate[c0 + c] = static_cast<float>(sum[c]);
+    const int width = std::min(kWideBlock, channels - c0);
+    for (int c = 0; c < width; ++c) dgate[c0 + c] = static_cast<float>(sums[c]);
   }
 }
 
-// Sums of dz and dz * xhat over the batch, images in order, for channels [c0, c1).
-void sum_images(const ProjectBackward& args, int c0, int c1) {
+// Sums of dz and dz * xhat over the batch, images in order, for a panel of channels.
+void sum_images(const ProjectBackward& args, int panel) {
   const Shape& shape = args.x.y.shape;
-  const int channels = shape.padded_c();
-  double* dz = args.sums.slot(0);
-  double* dz_xhat = dz + channels;
-  std::fill(dz + c0, dz + c1, 0.0);
-  std::fill(dz_xhat + c0, dz_xhat + c1, 0.0);
+  const int channels = shape.padded_c(), c0 = panel * kWideBlock;
+  const int width = std::min(kWideBlock, channels - c0);
+  double dz[kWideBlock] = {}, dz_xhat[kWideBlock] = {};
   for (int n = 0; n < shape.n; ++n) {
-    const float* gate = args.x.gate + ptrdiff_t{n} * channels;
-    const float* offset = args.se.offset + ptrdiff_t{n} * channels;
-    for_each_gate_slot(args, n, [&](const float* p) {
-      const float *p1 = p + channels, *p2 = p1 + channels, *p3 = p2 + channels, *p4 = p3 + channels;
-      for (int c = c0; c < c1; ++c) {
+    const float* gate = args.x.gate + ptrdiff_t{n} * channels + c0;
+    const float* offset = args.se.offset + ptrdiff_t{n} * channels + c0;
+    for_each_gate_slot(args, panel, n, [&](const float* p) {
+      const float *p1 = p + kWideBlock, *p2 = p1 + kWideBlock, *p3 = p2 + kWideBlock,
+                  *p4 = p3 + kWideBlock;
+      for (int c = 0; c < width; ++c) {
         const double g = gate[c], o = offset[c];
         dz[c] += g * p1[c] + o * p2[c];
         dz_xhat[c] += g * p3[c] + o * p4[c];
       }
     });
   }
+  double* out = args.sums.slot(0) + c0;
+  std::copy_n(dz, width, out);
+  std::copy_n(dz_xhat, width, out + channels);
 }
 
 }  // namespace
@@ -195,11 +191,8 @@ void project_backward(const Context& context, const ProjectBackward& args) {
         if (count > 0) se(args.se, first, count);
       });
   squeeze_excite_backward_filter(context, args.se);
-  const int channels = x.padded_c();
-  context.workers->run(ceil_div(channels, kWideBlock), [&](int unit, int) {
-    const int c = unit * kWideBlock;
-    sum_images(args, c, std::min(channels, c + kWideBlock));
-  });
+  context.workers->run(ceil_div(x.padded_c(), kWideBlock),
+                       [&](int panel, int) { sum_images(args, panel); });
   if (cut.items() > 1) {
     add_slots(*context.workers, args.dw_slots, cut.items(), args.dw.size(), args.dw.data);
   }

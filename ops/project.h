@@ -45,7 +45,7 @@ struct ProjectBackward {
   const float* invstd;       // [C]
   Packed<const float> wt;    // [Cout,C]
   View<float> g;             // [N,H,W,C] out
-  float* gate_sums;          // [N][GateSlots::count][5][C] work: P0..P4 of pieces of an image
+  float* gate_sums;          // work: P0..P4 of pieces of an image, see GateSlots
   Packed<float> dw;          // [C,Cout] accumulated
   float* dw_slots;           // [cut.items()][C,Cout] work; unused if cut.items() = 1
   SqueezeExciteBackward se;  // se.dgate is written here from P0
@@ -62,17 +62,22 @@ struct ProjectBackwardCut {
   int channel_groups;
 };
 ProjectBackwardCut project_backward_cut(const Shape& x, int cout);
-// The slots that P0..P4 of an image are summed up in, in fp32: one for each kMaxTileRows rows of a
-// part of it; their sums are fp64.
+// The slots that P0..P4 of an image are summed up in, in fp32: `of_part` for a part of it, one for
+// each kMaxTileRows rows; their sums are fp64. A slot is [5][kWideBlock]; those of a panel of
+// channels lie together, [panel][image][slot].
 struct GateSlots {
-  int of_part, count;
+  int images, of_part, count;  // count: of an image
   MBCONV_INLINE constexpr GateSlots(const Shape& x, const RowCut& cut)
-      : of_part(ceil_div(ceil_div(x.pixels(), cut.parts), kMaxTileRows)),
+      : images(x.n),
+        of_part(ceil_div(ceil_div(x.pixels(), cut.parts), kMaxTileRows)),
         count(cut.parts * of_part) {}
+  // Where slot `slot` of image n begins.
+  MBCONV_INLINE constexpr ptrdiff_t at(int panel, int n, int slot) const {
+    return ((ptrdiff_t{panel} * images + n) * count + slot) * kGateSums * kWideBlock;
+  }
 };
 constexpr size_t gate_sums_size(const Shape& x, const RowCut& cut) {
-  return static_cast<size_t>(x.n) *
-         static_cast<size_t>(GateSlots(x, cut).count * kGateSums * x.padded_c());
+  return static_cast<size_t>(GateSlots(x, cut).at(ceil_div(x.padded_c(), kWideBlock), 0, 0));
 }
 // Floats of scratch memory a worker needs, for either direction.
 size_t project_scratch(const Shape& x, int cout, int reduced);

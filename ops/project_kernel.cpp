@@ -16,11 +16,10 @@ ProjectBackwardItem project_backward, project_finish_dy;
 namespace {
 
 // Epilogue of g for pixels of one image, channels [c0, c0 + width): stores g, forms a * gate in
-// place of it, and sums up P0..P4 in sums[5][C], over what is there where it `begins`.
+// place of it, and sums up P0..P4 in sums[5][kWideBlock], over what is there where it `begins`.
 template <class F, bool kStream>
 inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0, int width,
                         float* tile, float* sums, bool begins) {
-  const ptrdiff_t channels = args.x.y.shape.padded_c();
   const ptrdiff_t image = ptrdiff_t{pixels.n} * args.x.y.shape.padded_c() + c0;
   const float* x = args.x.y.data + pixels.offset;
   float* to = args.g.data + pixels.offset;
@@ -52,7 +51,7 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
     sum[3] = sum[3] * invstd;
     sum[4] = sum[4] * invstd;
     const bool add = !begins || p0 > 0;
-    for (int i = 0; i < kGateSums; ++i, to_sums += channels)
+    for (int i = 0; i < kGateSums; ++i, to_sums += kWideBlock)
       store(to_sums, add ? load(to_sums) + sum[i] : sum[i]);
   });
 }
@@ -64,27 +63,26 @@ struct ImagePart {
 // One channel panel of a tile: g = dy w^T, its epilogue, and dw, added to what is there with `add`.
 // `part`: of the images that the tile is of.
 template <class F, bool kStream>
-inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const RowOffsets& offsets,
+inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const RowPlaces& places,
                        int panel, ptrdiff_t ahead, ImagePart part, Tile dy, float* g,
                        Packed<float> dw, bool add) {
   const Shape& shape = args.x.y.shape;
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
   gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0},
-             AndPrefetch{StoreTile{g - c0, kWideBlock}, args.x.y.data, nullptr, offsets,
+             AndPrefetch{StoreTile{g - c0, kWideBlock}, args.x.y.data, nullptr, places,
                          LaneOffsets(shape, c0, c0 + width)});
   const GateSlots slots(shape, args.cut);
-  for_each_image(rows, [&](int r0, int r1) {
+  for_each_image(rows, [&](int n, int r0, int r1) {
+    const int first = static_cast<int>(ptrdiff_t{n} * shape.pixels() - rows.begin);
     for (int r = r0, end; r < r1; r = end) {
-      const int row = rows.pixel[r] - part.first_pixel, of_slot = row % kMaxTileRows;
+      const int row = r - first - part.first_pixel, of_slot = row % kMaxTileRows;
       end = r1 - r < kMaxTileRows - of_slot ? r1 : r + kMaxTileRows - of_slot;
       float* tile = g + ptrdiff_t{r} * kWideBlock;
-      const Pixels pixels = tile_pixels(shape, rows, r, end, c0, ahead);
+      const Pixels pixels = tile_pixels(shape, rows, n, r, end, c0, ahead);
       if constexpr (kStaged<kStream>) stream_pixels(tile, kWideBlock, pixels, width, args.g.data);
-      const ptrdiff_t slot =
-          ptrdiff_t{pixels.n} * slots.count + part.number * slots.of_part + row / kMaxTileRows;
+      const int slot = part.number * slots.of_part + row / kMaxTileRows;
       gate_pixels<F, kStream>(args, pixels, c0, width, tile,
-                              args.gate_sums + slot * kGateSums * shape.padded_c() + c0,
-                              of_slot == 0);
+                              args.gate_sums + slots.at(panel, n, slot), of_slot == 0);
     }
   });
   const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
@@ -119,10 +117,10 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
     with_flag(streams(shape), [&](auto stream) {
       for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
         if (!finished) load_grad_rows(args.dy, rows, 0, cout, kAhead, formed, cout);
-        const RowOffsets offsets(shape, rows);
+        const RowPlaces places(shape, rows);
         for (int panel = first; panel < last; ++panel) {
           const ptrdiff_t ahead = next_block(shape, rows, panel * kWideBlock, first, last);
-          panel_rows<decltype(f), decltype(stream)::value>(args, rows, offsets, panel, ahead, part,
+          panel_rows<decltype(f), decltype(stream)::value>(args, rows, places, panel, ahead, part,
                                                            {dy, cout}, g, dw, add);
         }
         if (finished) dy += ptrdiff_t{rows.count} * cout;

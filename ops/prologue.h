@@ -72,8 +72,12 @@ inline void load_pixels(const Deferred& x, View<float> x_out, const Pixels& pixe
 inline void load_rows(const Deferred& x, View<float> x_out, const TileRows& rows, int c0, int width,
                       ptrdiff_t ahead, float* tile, ptrdiff_t ld) {
   const Shape& shape = x.y.shape;
-  for_each_image(rows, [&](int r0, int r1) {
-    load_pixels(x, x_out, tile_pixels(shape, rows, r0, r1, c0, ahead), c0, width, tile + r0 * ld,
+  if (x.gate == nullptr) {
+    load_pixels(x, x_out, tile_pixels(shape, rows, c0, ahead), c0, width, tile, ld);
+    return;
+  }
+  for_each_image(rows, [&](int n, int r0, int r1) {
+    load_pixels(x, x_out, tile_pixels(shape, rows, n, r0, r1, c0, ahead), c0, width, tile + r0 * ld,
                 ld);
   });
 }
@@ -129,9 +133,13 @@ inline void load_grad_pixels(const DeferredGrad& grad, const Pixels& pixels, int
 inline void load_grad_rows(const DeferredGrad& grad, const TileRows& rows, int c0, int width,
                            ptrdiff_t ahead, float* tile, ptrdiff_t ld) {
   const Shape& shape = grad.shape();
-  for_each_image(rows, [&](int r0, int r1) {
-    load_grad_pixels(grad, tile_pixels(shape, rows, r0, r1, c0, ahead), c0, width, tile + r0 * ld,
-                     ld);
+  if (grad.gate == nullptr && grad.offset == nullptr) {
+    load_grad_pixels(grad, tile_pixels(shape, rows, c0, ahead), c0, width, tile, ld);
+    return;
+  }
+  for_each_image(rows, [&](int n, int r0, int r1) {
+    load_grad_pixels(grad, tile_pixels(shape, rows, n, r0, r1, c0, ahead), c0, width,
+                     tile + r0 * ld, ld);
   });
 }
 

@@ -26,14 +26,16 @@ struct Im2col {
         left(same_padding(width, 3, 2).before) {}
 
   void load_rows(const TileRows& rows, float* tile, ptrdiff_t ld) const {
-    for (int r = 0; r < rows.count;) {  // output line by output line
-      const float* picture = x + ptrdiff_t{rows.image[r]} * h * w * 3;
-      const int line = rows.pixel[r] / out_w, first = rows.pixel[r] % out_w;
-      const int last = first + rows.count - r < out_w ? first + rows.count - r : out_w;
-      for (int q = first; q < last; ++q, ++r) {
-        load_patch(picture, 2 * line - top, 2 * q - left, tile + r * ld);
+    for_each_image(rows, [&](int n, int r0, int r1) {
+      const float* picture = x + ptrdiff_t{n} * h * w * 3;
+      const int before = static_cast<int>(rows.begin - ptrdiff_t{n} * rows.pixels);
+      for (int r = r0; r < r1;) {  // output line by output line
+        const int line = (before + r) / out_w, first = (before + r) % out_w;
+        const int last = first + r1 - r < out_w ? first + r1 - r : out_w;
+        for (int q = first; q < last; ++q, ++r)
+          load_patch(picture, 2 * line - top, 2 * q - left, tile + r * ld);
       }
-    }
+    });
   }
 
  private:

@@ -37,40 +37,26 @@ inline void clear(float* p, ptrdiff_t count) {
 // A run of consecutive rows [begin, begin + count) of tensors of `pixels` rows an image. Row r of a
 // tensor is pixel r % pixels of image r / pixels, so a tile may straddle images.
 struct TileRows {
-  int count;
-  int image[kTileRows];
-  int pixel[kTileRows];
-
-  TileRows(int64_t begin, int rows, int pixels) : count(rows) {
-    int n = static_cast<int>(begin / pixels);
-    int p = static_cast<int>(begin % pixels);
-    for (int r = 0; r < rows; ++r) {
-      image[r] = n;
-      pixel[r] = p;
-      if (++p == pixels) {
-        p = 0;
-        ++n;
-      }
-    }
-  }
+  int64_t begin;
+  int count, pixels;
 };
 
-// Where channel `c` of a row lies in a tensor of this shape.
+// Where channel `c` lies in a tensor of this shape: of its first row, and of the first row of a
+// tile.
 inline ptrdiff_t channel_offset(const Shape& shape, int c) {
   return (c / shape.block) * shape.block_stride() + c % shape.block;
 }
-inline ptrdiff_t row_offset(const Shape& shape, const TileRows& rows, int r) {
-  return rows.image[r] * shape.image_stride() + ptrdiff_t{rows.pixel[r]} * shape.block;
+inline ptrdiff_t tile_offset(const Shape& shape, const TileRows& rows, int c) {
+  return channel_offset(shape, c) + rows.begin * shape.block;
 }
 
-// Where the rows of a tile lie in a tensor of this shape.
-struct RowOffsets {
-  int count;
-  ptrdiff_t at[kTileRows];
+// Where the rows of a tile lie in a tensor of this shape: row r at first + r * stride.
+struct RowPlaces {
+  ptrdiff_t first;
+  int stride, count;
 
-  RowOffsets(const Shape& shape, const TileRows& rows) : count(rows.count) {
-    for (int r = 0; r < count; ++r) at[r] = row_offset(shape, rows, r);
-  }
+  RowPlaces(const Shape& shape, const TileRows& rows)
+      : first(rows.begin * shape.block), stride(shape.block), count(rows.count) {}
 };
 
 // Where the channels [c0, c1) of a tensor lie, kLane at a time; at most kTileDepth of them.
@@ -84,10 +70,11 @@ struct LaneOffsets {
   }
 };
 
-// Pixels of one image: `count` of them, of a tensor at its element `offset`, `stride` floats apart.
-// What will be read after them lies `ahead` floats further on: memory is asked for it in time, as
-// the prefetchers of CPUs lose a stream at every end of a line, panel or page. Loops take it by
-// value: through a reference, every store of a vector might change it.
+// Pixels of image n, or of any where nothing is given for each image: `count` of them, of a tensor
+// at its element `offset`, `stride` floats apart. What will be read after them lies `ahead` floats
+// further on: memory is asked for it in time, as the prefetchers of CPUs lose a stream at every end
+// of a line, panel or page. Loops take it by value: through a reference, every store of a vector
+// might change it.
 struct Pixels {
   int n;
   ptrdiff_t offset, stride;
@@ -98,11 +85,15 @@ struct Pixels {
 // How far ahead of a stream memory is read, in floats.
 constexpr ptrdiff_t kAhead = 1024;
 
-// Rows [r0, r1) of a tile, all of one image, at channel c.
-inline Pixels tile_pixels(const Shape& shape, const TileRows& rows, int r0, int r1, int c,
+// Rows [r0, r1) of a tile, all of image n, at channel c.
+inline Pixels tile_pixels(const Shape& shape, const TileRows& rows, int n, int r0, int r1, int c,
                           ptrdiff_t ahead) {
-  return {rows.image[r0], channel_offset(shape, c) + row_offset(shape, rows, r0), shape.block,
-          r1 - r0, ahead};
+  return {n, tile_offset(shape, rows, c) + ptrdiff_t{r0} * shape.block, shape.block, r1 - r0,
+          ahead};
+}
+// All of them.
+inline Pixels tile_pixels(const Shape& shape, const TileRows& rows, int c, ptrdiff_t ahead) {
+  return tile_pixels(shape, rows, 0, 0, rows.count, c, ahead);
 }
 
 // From channel c to what is read after it where the blocks [first, last) of a tensor are read tile
@@ -114,13 +105,13 @@ inline ptrdiff_t next_block(const Shape& shape, const TileRows& rows, int c, int
   return (first - block) * shape.block_stride() + ptrdiff_t{rows.count} * shape.block;
 }
 
-// Calls body(r0, r1) for the rows of each image in a tile: they are `shape.block` floats apart.
+// Calls body(n, r0, r1) for the rows of each image in a tile.
 template <class Body>
 inline void for_each_image(const TileRows& rows, const Body& body) {
-  for (int r0 = 0, r1; r0 < rows.count; r0 = r1) {
-    for (r1 = r0 + 1; r1 < rows.count && rows.image[r1] == rows.image[r0];) ++r1;
-    body(r0, r1);
-  }
+  int n = static_cast<int>(rows.begin / rows.pixels);
+  int r1 = static_cast<int>(ptrdiff_t{n + 1} * rows.pixels - rows.begin);
+  for (int r0 = 0; r0 < rows.count; ++n, r0 = r1, r1 += rows.pixels)
+    body(n, r0, r1 < rows.count ? r1 : rows.count);
 }
 
 // Calls body(p0, p1, c) for each vector of channels in [0, width) of each run of pixels in
@@ -144,7 +135,7 @@ inline void for_each_tile(int64_t begin, int64_t end, int pixels, const Body& bo
   if (tiles == 0) return;
   const int size = round_up(static_cast<int>((rows + tiles - 1) / tiles), kMR);
   for (int64_t row = begin; row < end; row += size) {
-    body(TileRows(row, static_cast<int>(end - row < size ? end - row : size), pixels));
+    body(TileRows{row, static_cast<int>(end - row < size ? end - row : size), pixels});
   }
 }
 

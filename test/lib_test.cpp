@@ -77,6 +77,8 @@ TEST_CASE("shape: NHWC pads channels to a lane, wide tensors come in blocks of 4
   const Shape wide = Shape::wide(2, 3, 5, 96);
   CHECK(wide.blocks() == 2);
   CHECK(wide.size() == 2u * 2 * 15 * 48);
+  CHECK(wide.image_stride() == 15 * 48);
+  CHECK(wide.block_stride() == 2 * 15 * 48);
   CHECK(Shape::wide(2, 3, 5, 32) == Shape::nhwc(2, 3, 5, 32));
 }
 

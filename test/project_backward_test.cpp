@@ -1,6 +1,5 @@
 #include <doctest/doctest.h>
 
-#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -125,16 +124,21 @@ class Backward {
     return slots;
   }
 
-  // What is in them; zero in those that no pixel falls in.
+  // What is in them, [N * slots * 5, C]; zero in those that no pixel falls in.
   Dense<float> filled_gate_sums() const {
     const Shape& s = args_.x.y.shape;
-    const int slots = ops::GateSlots(s, args_.cut).count;
-    Dense<float> sums = unpack(args_.gate_sums, gate_sums_.shape[0], s.c, s.padded_c());
-    const std::vector<int> filled = gate_slots();
-    for (int slot = 0; slot < s.n * slots; ++slot) {
-      if (std::find(filled.begin(), filled.end(), slot % slots) != filled.end()) continue;
-      const size_t size = static_cast<size_t>(ops::kGateSums * s.c);
-      std::fill_n(sums.values.begin() + slot * static_cast<ptrdiff_t>(size), size, 0.0f);
+    const ops::GateSlots slots(s, args_.cut);
+    Dense<float> sums(gate_sums_.shape);
+    for (int n = 0; n < s.n; ++n) {
+      for (const int slot : gate_slots()) {
+        for (int k = 0; k < ops::kGateSums; ++k) {
+          for (int c = 0; c < s.c; ++c) {
+            const float* from = args_.gate_sums + slots.at(c / kWideBlock, n, slot);
+            sums[static_cast<size_t>(((n * slots.count + slot) * ops::kGateSums + k) * s.c + c)] =
+                from[k * kWideBlock + c % kWideBlock];
+          }
+        }
+      }
     }
     return sums;
   }
