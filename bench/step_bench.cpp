@@ -45,7 +45,7 @@ struct Input {
 };
 
 struct Figures {
-  double images_per_second, gflops, peak_gflops, copy_gbps, bytes_per_image;
+  double images_per_second, gflops, peak_gflops, copy_gbps, issue_rate, bytes_per_image;
   double fraction() const { return gflops / peak_gflops; }
 };
 
@@ -103,10 +103,11 @@ Figures StepBench::run() {
   for (int i = 0; i < args_.warmup; ++i) step();
   network_.profile().enable(args_.profile);
   // Yardsticks and steps take turns, as the machine's speed drifts.
-  std::vector<double> seconds, peaks, copies;
+  std::vector<double> seconds, peaks, copies, issues;
   for (int i = 0; i < args_.steps; ++i) {
     peaks.push_back(fma_gflops(workers_, isa, kPeakSeconds));
     copies.push_back(copy_gbps(workers_, isa, idle.data(), idle.size()));
+    issues.push_back(issue_rate(workers_));
     seconds.push_back(step());
     total_seconds_ += seconds.back();
   }
@@ -117,6 +118,7 @@ Figures StepBench::run() {
              static_cast<double>(args_.inference ? counts.inference_macs : counts.training_macs);
   f.peak_gflops = median(peaks);
   f.copy_gbps = median(copies);
+  f.issue_rate = median(issues);
   for (const Profile::Record& r : network_.profile().records())
     f.bytes_per_image += r.cost.bytes / args_.batch;
   return f;
@@ -158,6 +160,7 @@ nlohmann::ordered_json json_of(const Args& args, const net::NetworkConfig& confi
       {"peak_gflops", f.peak_gflops},
       {"fraction_of_peak", f.fraction()},
       {"copy_gbps", f.copy_gbps},
+      {"issue_rate", f.issue_rate},
       {"estimated_bytes_per_image", f.bytes_per_image},
       {"peak_rss_bytes", peak_rss_bytes()},
       {"isa", name(isa)},
@@ -177,10 +180,9 @@ int run(const Args& args) {
   const Figures f = bench.run();
   if (args.profile) bench.print_profile(f);
   std::printf(
-      "%.1f images/s  %.1f GFLOP/s  %.3f of the peak of %.1f GFLOP/s  copy %.1f GB/s  %.1f MB an "
-      "image estimated  "
-      "%.0f MiB resident at most\n",
-      f.images_per_second, f.gflops, f.fraction(), f.peak_gflops, f.copy_gbps,
+      "%.1f images/s  %.1f GFLOP/s  %.3f of the peak of %.1f GFLOP/s  copy %.1f GB/s  issue %.1f a "
+      "cycle  %.1f MB an image estimated  %.0f MiB resident at most\n",
+      f.images_per_second, f.gflops, f.fraction(), f.peak_gflops, f.copy_gbps, f.issue_rate,
       f.bytes_per_image * 1e-6, static_cast<double>(peak_rss_bytes()) / (1 << 20));
   if (!args.json.empty()) write_json(args.json, json_of(args, config, isa, f));
   return 0;

@@ -264,15 +264,19 @@ void Head::fold_pool_gradient(const ops::Context& context) {
   ops::apply_dropout(context, dfeatures_.data, mask_, 1.0f / static_cast<float>(y.pixels()),
                      static_cast<int>(features_.shape.size()), pixel_grad_);
   double* sums = conv_grad_sums_.slot(0);
-  std::fill_n(sums, 2 * channels, 0.0);
-  for (int n = 0; n < y.n; ++n) {
-    const float* grad = pixel_grad_ + ptrdiff_t{n} * channels;
-    const double* slopes = slopes_ + ptrdiff_t{n} * 2 * channels;
-    for (int c = 0; c < channels; ++c) {
-      sums[c] += grad[c] * slopes[c];
-      sums[channels + c] += grad[c] * slopes[channels + c];
+  context.workers->run(ceil_div(channels, kWideBlock), [&](int unit, int) {
+    const int begin = unit * kWideBlock, end = std::min(channels, begin + kWideBlock);
+    std::fill(sums + begin, sums + end, 0.0);
+    std::fill(sums + channels + begin, sums + channels + end, 0.0);
+    for (int n = 0; n < y.n; ++n) {
+      const float* grad = pixel_grad_ + ptrdiff_t{n} * channels;
+      const double* slopes = slopes_ + ptrdiff_t{n} * 2 * channels;
+      for (int c = begin; c < end; ++c) {
+        sums[c] += grad[c] * slopes[c];
+        sums[channels + c] += grad[c] * slopes[channels + c];
+      }
     }
-  }
+  });
   bn_.backward(conv_grad_sums_, y.rows());
 }
 

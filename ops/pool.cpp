@@ -66,7 +66,11 @@ void pool_forward(const Context& context, const Pool& args) {
       [&](int group, int i, int worker) {
         item(args, group * args.cut.parts + i / units, i % units, context.worker_scratch(worker));
       },
-      [&](int group, int) { pool_join(args, group); }, 0, [](int, int, int) {});
+      [](int, int) {}, args.cut.images,
+      [&](int group, int i, int) {
+        const int n = group * args.cut.images + i;
+        if (n < args.x.y.shape.n) join_image(args, n);
+      });
 }
 
 void pool_join(const Pool& args, int group) {

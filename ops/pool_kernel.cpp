@@ -10,7 +10,7 @@ PoolItem pool;
 
 namespace {
 
-// Adds the sums over pixels to sums[3][kWideBlock], channels [c0, c0 + width): of f, and with
+// The sums over pixels to sums[planes][kWideBlock], channels [c0, c0 + width): of f, and with
 // kSlopes of f' and f' xhat.
 template <class F, bool kSlopes>
 inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width, float* sums) {
@@ -20,8 +20,7 @@ inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width,
   for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
     const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
     const V mean = load_or(means, c, 0.0f), invstd = load_or(invstds, c, 0.0f);
-    float *to = sums + c, *to_slope = to + kWideBlock, *to_xhat = to_slope + kWideBlock;
-    V sum = load(to), slope_sum = load(to_slope), slope_centred(0.0f);
+    V sum(0.0f), slope_sum(0.0f), slope_centred(0.0f);
     for (int p = p0; p < p1; ++p) {
       const float* pixel = y + p * pixels.stride + c;
       prefetch(pixel + pixels.ahead);
@@ -35,9 +34,15 @@ inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width,
         sum = sum + F::value(z);
       }
     }
-    store(to, sum);
-    store(to_slope, slope_sum);
-    store(to_xhat, madd(slope_centred, invstd, load(to_xhat)));
+    const auto add = [&](int plane, V value) {
+      float* to = sums + plane * kWideBlock + c;
+      store(to, p0 > 0 ? load(to) + value : value);
+    };
+    add(0, sum);
+    if constexpr (kSlopes) {
+      add(1, slope_sum);
+      add(2, slope_centred * invstd);
+    }
   });
 }
 
@@ -56,15 +61,18 @@ inline void pool_unit(const Pool& args, int slot, int unit) {
         static_cast<int>(range.end - base < shape.pixels() ? range.end - base : shape.pixels());
     double* out = args.partial +
                   ptrdiff_t{n * args.cut.parts + slot % args.cut.parts} * kPlanes * channels + c0;
-    for (int plane = 0; plane < kPlanes; ++plane) clear(out + plane * channels, width);
     const ptrdiff_t image = n * shape.image_stride() + channel_offset(shape, c0);
     for (int p = first; p < last; p += kMaxTileRows) {
       const int count = last - p < kMaxTileRows ? last - p : kMaxTileRows;
-      float sums[3 * kWideBlock] = {};
+      float sums[kPlanes * kWideBlock];
       sum_pixels<F, kSlopes>(args, {n, image + p * shape.block, shape.block, count, kAhead}, c0,
                              width, sums);
       for (int plane = 0; plane < kPlanes; ++plane) {
-        for (int c = 0; c < width; ++c) out[plane * channels + c] += sums[plane * kWideBlock + c];
+        double* to = out + plane * channels;
+        for (int c = 0; c < width; ++c) {
+          const double sum = sums[plane * kWideBlock + c];
+          to[c] = p > first ? to[c] + sum : sum;
+        }
       }
     }
   }

@@ -72,7 +72,8 @@ TEST_CASE("trainer: a narrow network overfits one batch to near-zero loss at eve
   for (const Isa isa : kIsaLevels) {
     if (test::decide(isa, name(isa)) != test::Decision::run) continue;
     CAPTURE(std::string(name(isa)));
-    const std::vector<double> losses = train(isa, 60, 0.05);
+    // At 0.05 one of eight seeds leaves the minimum again, as rounding decides.
+    const std::vector<double> losses = train(isa, 60, 0.02);
     CHECK(losses.front() > 1.0);
     CHECK(losses.back() < 0.01);
   }
@@ -81,7 +82,7 @@ TEST_CASE("trainer: a narrow network overfits one batch to near-zero loss at eve
 TEST_CASE("trainer: the first losses are the stored ones at every level") {
   // The signature of the whole training step. A fresh network is chaotic: later losses differ by
   // level.
-  constexpr double kLosses[] = {1.6642151101507627, 1.1253944297458396, 1.0492962414701765};
+  constexpr double kLosses[] = {1.6642185359256292, 1.1253779196309748, 1.0493132734964106};
   for (const Isa isa : kIsaLevels) {
     if (test::decide(isa, name(isa)) != test::Decision::run) continue;
     CAPTURE(std::string(name(isa)));
