@@ -112,10 +112,11 @@ DwconvCut dwconv_backward_cut(const Shape& x, int ksize, int stride) {
 }
 
 size_t dwconv_scratch(const Shape& x, int ksize) {
-  // Ring, the line and its derivative and gradient, two filters, sums.
+  // Ring, the line and its derivative and gradient, or small images (ops/dwconv_small.h); two
+  // filters, sums.
   const int line = (x.w + 2 * ksize) * kWideBlock;
   const int lines = ksize + std::max(3, dwconv_expand_lines(x));
-  const int images = 4 * std::min(x.pixels(), kTileRows) * kWideBlock;  // four small ones
+  const int images = 4 * std::min(x.pixels(), kTileRows) * kWideBlock;
   return static_cast<size_t>(std::max(line * lines, images) + 2 * ksize * ksize * kWideBlock +
                              3 * kWideBlock);
 }

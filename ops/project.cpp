@@ -52,11 +52,11 @@ void sum_gate_gradient(const ProjectBackward& args, int n) {
   const int channels = args.x.y.shape.padded_c();
   float* dgate = args.dgate + ptrdiff_t{n} * channels;
   for (int c0 = 0; c0 < channels; c0 += kWideBlock) {
+    const int width = std::min(kWideBlock, channels - c0);
     double sums[kWideBlock] = {};
     for_each_gate_slot(args, c0 / kWideBlock, n, [&](const float* p0) {
-      for (int c = 0; c < kWideBlock; ++c) sums[c] += p0[c];
+      for (int c = 0; c < width; ++c) sums[c] += p0[c];
     });
-    const int width = std::min(kWideBlock, channels - c0);
     for (int c = 0; c < width; ++c) dgate[c0 + c] = static_cast<float>(sums[c]);
   }
 }

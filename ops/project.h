@@ -45,7 +45,7 @@ struct ProjectBackward {
   const float* invstd;       // [C]
   Packed<const float> wt;    // [Cout,C]
   View<float> g;             // [N,H,W,C] out
-  float* gate_sums;          // work: P0..P4 of pieces of an image, see GateSlots
+  float* gate_sums;          // [C/48][N][slots][5][48] work: P0..P4, see GateSlots
   Packed<float> dw;          // [C,Cout] accumulated
   float* dw_slots;           // [cut.items()][C,Cout] work; unused if cut.items() = 1
   SqueezeExciteBackward se;  // se.dgate is written here from P0

@@ -135,7 +135,7 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
 void project_finish_dy(const ProjectBackward& args, int tile, int, float*) {
   const Shape& shape = args.dy.shape();
   const int64_t begin = int64_t{tile} * kTileRows, left = shape.rows() - begin;
-  const TileRows rows(begin, left < kTileRows ? static_cast<int>(left) : kTileRows, shape.pixels());
+  const TileRows rows{begin, left < kTileRows ? static_cast<int>(left) : kTileRows, shape.pixels()};
   const int cout = shape.padded_c();
   load_grad_rows(args.dy, rows, 0, cout, kAhead, args.finished_dy + begin * cout, cout);
 }

@@ -117,6 +117,14 @@ std::vector<Case> cut_cases() {
            true,
            {1, 4, 3}},
           {"a part for each line", shape({1, 7, 7}, 144, true), 5, 1, {}, kGated, false, {1, 7, 1}},
+          {"a part for each line of a small map",
+           shape({2, 7, 7}, 96, true),
+           3,
+           1,
+           {},
+           kGated,
+           true,
+           {1, 7, 2}},
           {"groups of 2 images, the last of 1",
            shape({5, 8, 8}, 72, false),
            3,
@@ -170,6 +178,20 @@ TEST_CASE("dwconv backward: matches reference") {
         {"", shape({1, 5, 7}, 24, false), 3, 1, {true, f}, {true, true, true, true, f}},
         Values::reals);
     check_matches_reference(ops::dwconv_backward_variants(), backward, kTolerance);
+  }
+}
+
+// Streamed, and more than the rows of an fp32 sum in a slot.
+TEST_CASE("dwconv backward: many small images") {
+  if (small_run()) return;
+  for (const bool skip : {false, true}) {
+    CAPTURE(skip);
+    Backward wide({"", shape({350, 8, 8}, 48, true), 3, 1, {}, kGated, skip, {50, 1, 7}},
+                  Values::reals);
+    check_matches_reference(ops::dwconv_backward_variants(), wide, kTolerance);
+    Backward narrow({"", shape({700, 7, 5}, 40, false), 5, 2, {}, kGated, skip, {100, 1, 7}},
+                    Values::reals);
+    check_matches_reference(ops::dwconv_backward_variants(), narrow, kTolerance);
   }
 }
 

@@ -106,6 +106,25 @@ TEST_CASE("dwconv: lines longer than a tile of fp32 sums") {
   }
 }
 
+// Streamed, and more than the rows of an fp32 sum in a slot.
+TEST_CASE("dwconv: many small images") {
+  if (small_run()) return;
+  for (const Map& m : {Map{350, 8, 8}, Map{700, 7, 5}}) {
+    CAPTURE(m.w);
+    const bool wide = m.w == 8;
+    DwconvForwardCase forward({"",
+                               map_shape(m, wide ? 48 : 40, wide),
+                               3,
+                               1,
+                               {true, Activation::swish},
+                               false,
+                               true,
+                               {{m.n, 1, 1}, 0}},
+                              Values::reals);
+    check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
+  }
+}
+
 TEST_CASE("dwconv: exact on small integers") {
   for_each_dwconv([&](int ksize, int stride) {
     for (const int channels : {48, 24}) {

@@ -201,6 +201,13 @@ std::vector<Case> cases() {
       {"the widest", shape({1, 2, 2}, 1152), 320, 48},
       {"14 parts of a larger map", shape({1, 28, 28}, 96), 24, 4, swish, {{1, 14, 1}, 2}},
       {"256 and 257 rows of an image", shape({1, 27, 19}, 96), 24, 4, swish, {{1, 2, 1}, 1}},
+      {"several slots of each image of a group",
+       shape({5, 17, 19}, 96),
+       24,
+       4,
+       swish,
+       {{2, 1, 3}, 1}},
+      {"one group, channel groups", shape({3, 23, 23}, 144), 24, 4, swish, {{3, 1, 1}, 3}},
       {"the op's own cut", shape({1, 28, 28}, 144), 24, 6},
   };
   return some(all, 3);
