@@ -22,12 +22,12 @@ struct TapClass {
   int column(int tap, int stride) const { return first + stride * (taps - 1 - tap); }
 };
 
-// One column of a backward pass.
-template <int K, int S, bool kStream>
+// One column of a backward pass. kDirect: dx is streamed from the registers.
+template <int K, int S, bool kDirect>
 class BackwardColumn {
  public:
   BackwardColumn() = default;
-  BackwardColumn(const DwconvBackward& args, int slot, int c0, Scratch& memory)
+  BackwardColumn(const DwconvBackward& args, int slot, int c0, bool staged, Scratch& memory)
       : args_(&args),
         c0_(c0),
         left_(same_padding(args.x.y.shape.w, K, S).before),
@@ -39,7 +39,7 @@ class BackwardColumn {
         dflipped_(memory.take(K * K * kLane)),
         dy_(memory, K, args.dy.shape().w, K),
         sums_(memory, args.dx.sums, slot, c0) {
-    if constexpr (kStaged<kStream>) staged_ = memory.take(ptrdiff_t{args.x.y.shape.w} * kLane);
+    if (staged) staged_ = memory.take(ptrdiff_t{args.x.y.shape.w} * kLane);
     clear(dflipped_, K * K * kLane);
     for_each_tap([&](int tap, int place) {
       copy_row(filter_tap(args.w, tap, c0), kLane, flipped_ + place * kLane);
@@ -76,7 +76,7 @@ class BackwardColumn {
       }
       place += taps.taps;
     }
-    if constexpr (kStaged<kStream>) stream_pixels(staged_, kLane, pixels, kLane, args_->dx.dz.data);
+    if (staged_ != nullptr) stream_pixels(staged_, kLane, pixels, kLane, args_->dx.dz.data);
   }
 
   // Empties the sums; the filter gradient goes to `dw`, added to what is there with `add`.
@@ -121,14 +121,15 @@ class BackwardColumn {
     const ptrdiff_t offset = pixels.offset + w * pixels.stride;
     float* sums = sums_.reserve(count);
     with_flag(static_cast<bool>(dx.skip), [&](auto skip) {
-      StoreInputGrad<decltype(skip)::value, kStream> out;
+      StoreInputGrad<decltype(skip)::value, kDirect> out;
       out.y = dx.y.data + offset;
       out.skip = at(dx.skip.data, offset);
-      out.dz = kStaged<kStream> ? staged_ + w * kLane : dx.dz.data + offset;
       out.stride = S * pixels.stride;
       out.ahead = pixels.ahead;
+      out.dz = staged_ != nullptr ? staged_ + w * kLane : dx.dz.data + offset;
+      out.dz_stride = staged_ != nullptr ? S * kLane : out.stride;
       out.slopes = slopes_ + w * kLane;
-      out.scratch_stride = S * kLane;
+      out.slopes_stride = S * kLane;
       out.mean = dx.mean + c0_;
       out.invstd = dx.invstd + c0_;
       out.sums = sums;

@@ -17,13 +17,14 @@ inline void finish_in_place(const Finish& finish, float* x, int pixels, int c0) 
   });
 }
 
-// One column of channels of the depthwise forward pass.
-template <int K, int S, bool kStream>
+// One column of channels of the depthwise forward pass. kDirect: y is streamed from the registers.
+template <int K, int S, bool kDirect>
 class ForwardColumn {
  public:
   ForwardColumn() = default;
   // Input lines of the ring: `lines`.
-  ForwardColumn(const DwconvForward& args, int slot, int c0, int lines, Scratch& memory)
+  ForwardColumn(const DwconvForward& args, int slot, int c0, int lines, bool staged,
+                Scratch& memory)
       : args_(&args),
         c0_(c0),
         left_(same_padding(args.x.y.shape.w, K, S).before),
@@ -33,7 +34,7 @@ class ForwardColumn {
         ring_(memory, lines, args.x.y.shape.w, K / 2),
         sums_(memory, args.sums, slot, c0) {
     for (int t = 0; t < K * K; ++t) copy_row(filter_tap(args.w, t, c0), kLane, filter_ + t * kLane);
-    if (kStaged<kStream> || args.finish) staged_ = memory.take(ptrdiff_t{args.y.shape.w} * kLane);
+    if (staged || args.finish) staged_ = memory.take(ptrdiff_t{args.y.shape.w} * kLane);
     if (args.pool_partial != nullptr) pool_memory_ = memory.take(kLane);
   }
 
@@ -64,7 +65,6 @@ class ForwardColumn {
     float* y = staged_ != nullptr ? staged_ : args_->y.data + pixels.offset;
     const ptrdiff_t stride = staged_ != nullptr ? kLane : pixels.stride;
     for_each_piece(pixels.count, [&](int q0, int q1) {
-      constexpr bool kDirect = kStream && !kStaged<kStream>;
       const Lines lines{ring_.line(0) + ptrdiff_t{q0 * S - left_} * kLane, offset,
                         filter_ + row * K * kLane, K * kLane, count};
       dwconv_line<K, S>(lines, q1 - q0,
@@ -72,7 +72,7 @@ class ForwardColumn {
                                            sums_.reserve(q1 - q0)});
       if (args_->finish) finish_products_of(pixels, q0, q1);
     });
-    if (kStaged<kStream> && !args_->finish)
+    if (staged_ != nullptr && !args_->finish)
       stream_pixels(staged_, kLane, pixels, kLane, args_->y.data);
   }
 

@@ -24,19 +24,18 @@ DwconvBackwardItem dwconv_backward;
 
 namespace {
 
-// kStream: y is raw and stored past the caches.
-template <int K, int S, bool kStream>
-void forward_item(const DwconvForward& args, int slot, int unit, float* scratch) {
+template <int K, int S, bool kDirect>
+void forward_item(const DwconvForward& args, int slot, int unit, bool staged, float* scratch) {
   const Shape &in = args.x.y.shape, &out = args.y.shape;
   const RowCut& cut = args.cut.lines;
   const RowCut::Range range = cut.item(slot, out.n, out.h);
   const int top = same_padding(in.h, K, S).before;
   const int at_once = args.expand ? dwconv_expand_lines(in) : 1;
   Scratch memory(scratch);
-  ForwardColumn<K, S, kStream> columns[kColumns];
+  ForwardColumn<K, S, kDirect> columns[kColumns];
   const int count = columns_of(in, unit);
   for (int i = 0; i < count; ++i)
-    columns[i] = {args, slot, unit * kWideBlock + i * kLane, K + at_once - 1, memory};
+    columns[i] = {args, slot, unit * kWideBlock + i * kLane, K + at_once - 1, staged, memory};
   const LineRing& ring = columns[0].ring();
   const ptrdiff_t pitch = count > 1 ? columns[1].ring().line(0) - ring.line(0) : 0;
 
@@ -76,17 +75,18 @@ void forward_item(const DwconvForward& args, int slot, int unit, float* scratch)
   for (int i = 0; i < count; ++i) columns[i].finish();
 }
 
-template <int K, int S, bool kStream>
-void backward_item(const DwconvBackward& args, int slot, int unit, float* scratch) {
+template <int K, int S, bool kDirect>
+void backward_item(const DwconvBackward& args, int slot, int unit, bool staged, float* scratch) {
   const Shape& in = args.x.y.shape;
   const Shape& out = args.dy.shape();
   const RowCut& cut = args.cut.lines;
   const RowCut::Range range = cut.item(slot, in.n, in.h);
   const int top = same_padding(in.h, K, S).before;
   Scratch memory(scratch);
-  BackwardColumn<K, S, kStream> columns[kColumns];
+  BackwardColumn<K, S, kDirect> columns[kColumns];
   const int count = columns_of(in, unit);
-  for (int i = 0; i < count; ++i) columns[i] = {args, slot, unit * kWideBlock + i * kLane, memory};
+  for (int i = 0; i < count; ++i)
+    columns[i] = {args, slot, unit * kWideBlock + i * kLane, staged, memory};
 
   for (int n = range.first_image; n < range.first_image + range.images; ++n) {
     const int64_t base = int64_t{n} * in.h;
@@ -126,8 +126,8 @@ void dwconv_forward(const DwconvForward& args, int slot, int unit, float* scratc
       small_forward_item<decltype(stream)::value>(args, slot, unit, scratch);
     });
   } else {
-    with_kind(args.ksize, args.stride, stream_raw, [&](auto k, auto s, auto stream) {
-      forward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
+    with_kind(args.ksize, args.stride, stream_raw, [&](auto k, auto s, auto direct, bool staged) {
+      forward_item<k.value, s.value, direct.value>(args, slot, unit, staged, scratch);
     });
   }
   fence_streams();
@@ -140,8 +140,8 @@ void dwconv_backward(const DwconvBackward& args, int slot, int unit, float* scra
       small_backward_item<decltype(stream)::value>(args, slot, unit, scratch);
     });
   } else {
-    with_kind(args.ksize, args.stride, streamed, [&](auto k, auto s, auto stream) {
-      backward_item<k.value, s.value, stream.value>(args, slot, unit, scratch);
+    with_kind(args.ksize, args.stride, streamed, [&](auto k, auto s, auto direct, bool staged) {
+      backward_item<k.value, s.value, direct.value>(args, slot, unit, staged, scratch);
     });
   }
   fence_streams();

@@ -109,15 +109,15 @@ struct StoreLine {
 
 // Epilogue of an input gradient on its way from the registers: dz = (dx + skip) * slope, and the
 // sums of dz and dz * xhat (see InputGrad). Pointers are at the first pixel and channel; `stride`
-// leads to the next pixel of y, skip and dz, `scratch_stride` to that of slopes and, where it is
-// staged, of dz.
+// leads to the next pixel of y and skip, `dz_stride` to that of dz, which may be staged.
 template <bool kSkip, bool kStream>
 struct StoreInputGrad {
   const float *y, *skip;
-  float* dz;
   ptrdiff_t stride, ahead;
+  float* dz;
+  ptrdiff_t dz_stride;
   const float* slopes;
-  ptrdiff_t scratch_stride;
+  ptrdiff_t slopes_stride;
   const float *mean, *invstd;  // [kLane]
   float* sums;                 // [2][kLane]
 
@@ -127,21 +127,17 @@ struct StoreInputGrad {
     V sum(0.0f), sum_centred(0.0f);
 #pragma GCC unroll 16
     for (int q = 0; q < Q; ++q) {
-      const ptrdiff_t at = (q0 + q) * stride + c, in_scratch = (q0 + q) * scratch_stride + c;
+      const ptrdiff_t at = (q0 + q) * stride + c;
       V grad = acc[q];
       if constexpr (kSkip) {  // x came finished from another tensor than y
         prefetch(y + at + ahead);
         prefetch(skip + at + ahead);
         grad = grad + load(skip + at);
       }
-      grad = grad * load(slopes + in_scratch);
+      grad = grad * load(slopes + (q0 + q) * slopes_stride + c);
       sum = sum + grad;
       sum_centred = madd(grad, load(y + at) - m, sum_centred);
-      if constexpr (kStaged<kStream>) {
-        ops::MBCONV_LEVEL::store(dz + in_scratch, grad);
-      } else {
-        put<kStream>(dz + at, grad);
-      }
+      put<kStream>(dz + (q0 + q) * dz_stride + c, grad);
     }
     ops::MBCONV_LEVEL::store(sums + c, load(sums + c) + sum);
     ops::MBCONV_LEVEL::store(sums + kLane + c, madd(sum_centred, scale, load(sums + kLane + c)));
@@ -215,22 +211,29 @@ inline void for_each_piece(int pixels, const Body& body) {
   }
 }
 
-// Calls body(kernel size, stride, stream) with constants.
+// Calls body(kernel size, stride, direct, staged), the first three constants. A tensor that
+// `streams` past the caches is stored directly from the registers, or, where a vector is shorter
+// than a line of memory, staged.
 template <int kValue>
 struct Constant {
   static constexpr int value = kValue;
 };
 template <class Body>
-inline void with_kind(int ksize, int stride, bool stream, const Body& body) {
-  with_flag(stream, [&](auto flag) {
+inline void with_kind(int ksize, int stride, bool streams, const Body& body) {
+  const auto with = [&](auto direct, bool staged) {
     if (ksize == 3) {
-      stride == 1 ? body(Constant<3>(), Constant<1>(), flag)
-                  : body(Constant<3>(), Constant<2>(), flag);
+      stride == 1 ? body(Constant<3>(), Constant<1>(), direct, staged)
+                  : body(Constant<3>(), Constant<2>(), direct, staged);
     } else {
-      stride == 1 ? body(Constant<5>(), Constant<1>(), flag)
-                  : body(Constant<5>(), Constant<2>(), flag);
+      stride == 1 ? body(Constant<5>(), Constant<1>(), direct, staged)
+                  : body(Constant<5>(), Constant<2>(), direct, staged);
     }
-  });
+  };
+  if constexpr (kStaged<true>) {
+    with(Flag<false>(), streams);
+  } else {
+    with_flag(streams, [&](auto direct) { with(direct, false); });
+  }
 }
 
 }  // namespace

@@ -124,16 +124,11 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
       if (p.dx) {
         const int depth = p.wt.k - c < width ? p.wt.k - c : width;
         const Tile init{panel > 0 ? dx : nullptr, ld};
-        const LaneOffsets lanes(shape, c, c + width);
         for (int q = 0; q < p.wt.panels(); ++q) {
-          const StoreTile tile{dx, ld};
-          if (q == 0) {
-            gemm_panel(
-                rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
-                AndPrefetch{tile, at(p.dy.g.data, ahead), at(p.dy.y.data, ahead), places, lanes});
-          } else {
-            gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init, tile);
-          }
+          const LaneOffsets lanes(shape, c, q == 0 ? c + width : c);  // asked for once
+          gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
+                     AndPrefetch{StoreTile{dx, ld}, at(p.dy.g.data, ahead), at(p.dy.y.data, ahead),
+                                 places, lanes});
         }
       }
       gemm_tn(rows.count, cin, dw.used(panel), {x, ld}, {dy, kWideBlock}, dw.panel(panel), width,
