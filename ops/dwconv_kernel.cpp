@@ -111,9 +111,7 @@ void backward_item(const DwconvBackward& args, int slot, int unit, bool staged, 
       if (next < o1) next = o1;
     }
   }
-  Packed<float> dw = args.dw;
-  const bool add = cut.items() == 1;  // a slot is overwritten
-  if (!add) dw.data = args.dw_slots + slot * static_cast<ptrdiff_t>(dw.size());
+  const auto [dw, add] = filter_place(args, slot);
   for (int i = 0; i < count; ++i) columns[i].finish(dw, add);
 }
 

@@ -113,9 +113,13 @@ inline Pixels image_pixels(const Shape& shape, int n, int c0) {
 inline float* take_image(Scratch& memory, const Shape& shape) {
   return memory.take(ptrdiff_t{shape.pixels()} * kWideBlock);
 }
-inline int width_of(const Shape& shape, int c0) {
-  const int left = shape.padded_c() - c0;
-  return left < kWideBlock ? left : kWideBlock;
+// tile[pixel][kWideBlock] to them.
+template <bool kStream>
+inline void put_image(const float* tile, const Pixels pixels, int width, float* data) {
+  for (int p = 0; p < pixels.count; ++p) {
+    float* to = data + pixels.offset + p * pixels.stride;
+    for (int c = 0; c < width; c += kWidth) put<kStream>(to + c, load(tile + p * kWideBlock + c));
+  }
 }
 
 // Epilogue of an image of y, tile[pixel][kWideBlock]: stores it raw and, with `sums`, adds
@@ -123,10 +127,7 @@ inline int width_of(const Shape& shape, int c0) {
 template <bool kStream>
 inline void store_small(const float* tile, const Pixels pixels, int width, float* y,
                         const float* pivot, float* sums) {
-  for (int p = 0; p < pixels.count; ++p) {
-    float* to = y + pixels.offset + p * pixels.stride;
-    for (int c = 0; c < width; c += kWidth) put<kStream>(to + c, load(tile + p * kWideBlock + c));
-  }
+  put_image<kStream>(tile, pixels, width, y);
   if (sums == nullptr) return;
   for (int c = 0; c < width; c += kWidth) {
     const V shift = load(pivot + c);
@@ -167,16 +168,13 @@ inline void store_small_grad(const InputGrad& out, float* dx, const float* slope
     store(sums + c, load(sums + c) + sum);
     store(sums + width + c, madd(sum_centred, invstd, load(sums + width + c)));
   }
-  for (int p = 0; p < pixels.count; ++p) {
-    float* to = out.dz.data + pixels.offset + p * pixels.stride;
-    for (int c = 0; c < width; c += kWidth) put<kStream>(to + c, load(dx + p * kWideBlock + c));
-  }
+  put_image<kStream>(dx, pixels, width, out.dz.data);
 }
 
 template <bool kStream>
 void small_forward_item(const DwconvForward& args, int slot, int unit, float* scratch) {
   const Shape &in = args.x.y.shape, &out = args.y.shape;
-  const int c0 = unit * kWideBlock, width = width_of(in, c0);
+  const int c0 = unit * kWideBlock, width = args.w.width(unit);
   const TapProducts products(in, args.ksize, args.stride);
   const TapSums y_sums(products, &TapProduct::y, out.pixels(), &TapProduct::x, kWideBlock,
                        &TapProduct::tap, width);
@@ -198,7 +196,7 @@ template <bool kStream>
 void small_backward_item(const DwconvBackward& args, int slot, int unit, float* scratch) {
   const Shape& in = args.x.y.shape;
   const Shape& out = args.dy.shape();
-  const int c0 = unit * kWideBlock, width = width_of(in, c0), taps = args.ksize * args.ksize;
+  const int c0 = unit * kWideBlock, width = args.w.width(unit), taps = args.ksize * args.ksize;
   const TapProducts products(in, args.ksize, args.stride);
   const TapSums dx_sums(products, &TapProduct::x, in.pixels(), &TapProduct::y, kWideBlock,
                         &TapProduct::tap, width);
@@ -225,9 +223,7 @@ void small_backward_item(const DwconvBackward& args, int slot, int unit, float* 
     }
   });
   sums.flush();
-  const bool add = args.cut.lines.items() == 1;  // a slot is overwritten
-  Packed<float> to = args.dw;
-  if (!add) to.data = args.dw_slots + slot * static_cast<ptrdiff_t>(to.size());
+  const auto [to, add] = filter_place(args, slot);
   for (int tap = 0; tap < taps; ++tap) {
     float* row = to.panel(unit) + ptrdiff_t{tap} * width;
     for (int c = 0; c < width; c += kWidth) {

@@ -2,6 +2,7 @@
 
 // What the depthwise passes share, per ISA level (see ops/simd.h).
 
+#include "ops/dwconv.h"
 #include "ops/dwconv_line.h"
 #include "ops/epilogue.h"
 #include "ops/padding.h"
@@ -55,6 +56,17 @@ template <class T>
 inline T* filter_tap(Packed<T> w, int tap, int c0) {
   const int panel = c0 / kWideBlock;
   return w.panel(panel) + ptrdiff_t{tap} * w.width(panel) + c0 % kWideBlock;
+}
+
+// Where an item's filter gradient goes: added to dw by the only one, or to a slot, overwritten.
+struct FilterPlace {
+  Packed<float> dw;
+  bool add;
+};
+inline FilterPlace filter_place(const DwconvBackward& args, int slot) {
+  FilterPlace place{args.dw, args.cut.lines.items() == 1};
+  if (!place.add) place.dw.data = args.dw_slots + slot * static_cast<ptrdiff_t>(args.dw.size());
+  return place;
 }
 
 // Lines of one image in scratch memory, [pixels][kLane] each, the last `lines` of them, between

@@ -38,10 +38,10 @@ template <class Body>
 void for_each_gate_slot(const ProjectBackward& args, int panel, int n, const Body& body) {
   const Shape& shape = args.x.y.shape;
   const GateSlots slots(shape, args.cut);
+  const RowCut image{1, args.cut.parts, shape.n};
   for (int part = 0; part < args.cut.parts; ++part) {
-    const int64_t begin = int64_t{shape.pixels()} * part / args.cut.parts,
-                  end = int64_t{shape.pixels()} * (part + 1) / args.cut.parts;
-    const int filled = ceil_div(static_cast<int>(end - begin), kMaxTileRows);
+    const RowCut::Range rows = image.range(n, part, shape.n, shape.pixels());
+    const int filled = ceil_div(static_cast<int>(rows.end - rows.begin), kMaxTileRows);
     for (int i = 0; i < filled; ++i)
       body(args.gate_sums + slots.at(panel, n, part * slots.of_part + i));
   }
