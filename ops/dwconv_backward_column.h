@@ -76,7 +76,7 @@ class BackwardColumn {
       }
       place += taps.taps;
     }
-    if (staged_ != nullptr) stream_pixels(staged_, kLane, pixels, kLane, args_->dx.dz.data);
+    if (staged_ != nullptr) stream_line(staged_, pixels, args_->dx.dz.data);
   }
 
   // Empties the sums; the filter gradient goes to `dw`, added to what is there with `add`.

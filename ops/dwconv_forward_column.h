@@ -72,8 +72,7 @@ class ForwardColumn {
                                            sums_.reserve(q1 - q0)});
       if (args_->finish) finish_products_of(pixels, q0, q1);
     });
-    if (staged_ != nullptr && !args_->finish)
-      stream_pixels(staged_, kLane, pixels, kLane, args_->y.data);
+    if (staged_ != nullptr && !args_->finish) stream_line(staged_, pixels, args_->y.data);
   }
 
  private:
@@ -107,13 +106,18 @@ struct StoreColumns {
     const ptrdiff_t* row_at = offset + row;
     const ptrdiff_t ring_pitch = pitch;
     float* base = ring;
+    // Unsigned: its division by kLane is a shift alone.
+    const unsigned c = static_cast<unsigned>(column - first);
+    base += c / kLane * ring_pitch + c % kLane;
+    constexpr int kOfLane = NV < kLaneVectors ? NV : kLaneVectors;
 #pragma GCC unroll 16
-    for (int v = 0; v < NV; ++v) {
-      // Unsigned: its division by kLane is a shift alone.
-      const unsigned c = static_cast<unsigned>(column - first + v * kWidth);
-      float* to = base + c / kLane * ring_pitch + c % kLane;
+    for (int v = 0; v < NV; v += kOfLane, base += ring_pitch) {
 #pragma GCC unroll 16
-      for (int r = 0; r < MR; ++r) ops::MBCONV_LEVEL::store(to + row_at[r], acc[r][v]);
+      for (int r = 0; r < MR; ++r) {
+        float* to = base + row_at[r];
+#pragma GCC unroll 2
+        for (int i = 0; i < kOfLane; ++i) ops::MBCONV_LEVEL::store(to + i * kWidth, acc[r][v + i]);
+      }
     }
   }
 };
@@ -135,7 +139,7 @@ struct StoreColumns {
         ++line;
       }
     }
-    gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit, {nullptr, 0},
+    gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit,
                StoreColumns{ring.line(0), pitch, offset, unit * kWideBlock});
   }
 }

@@ -93,6 +93,14 @@ class LineRing {
   float* first_ = nullptr;
 };
 
+// Stores `count` staged pixels, [count][kLane], past the caches.
+inline void stream_line(const float* staged, const Pixels pixels, float* data) {
+  for (int p = 0; p < pixels.count; ++p) {
+    float* to = data + pixels.offset + p * pixels.stride;
+    for_each_vector([&](int, int c) { stream(to + c, load(staged + p * kLane + c)); });
+  }
+}
+
 // Stores outputs of a line and accumulates batch-norm sums (as StoreOutput does).
 template <bool kStream>
 struct StoreLine {
@@ -202,14 +210,17 @@ inline void load_values_and_slopes(const Deferred& x, const Pixels pixels, int c
   const float *scales = at(x.scale, c0), *shifts = at(x.shift, c0);
   with_activation(pending_activation(x), [&](auto f) {
     for_each_run(pixels.count, width, [&](int w0, int w1, int c) {
-      const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
+      const Lane scale = load_lane_or(scales, c, 1.0f), shift = load_lane_or(shifts, c, 0.0f);
       for (int w = w0; w < w1; ++w) {
-        V slope;
         const float* pixel = y + w * pixels.stride + c;
+        float *value = values + w * kPitch + c, *to_slope = slopes + w * kPitch + c;
         prefetch(pixel + pixels.ahead);
-        const V z = madd(scale, load(pixel), shift);
-        store(values + w * kPitch + c, decltype(f)::value(z, slope));
-        store(slopes + w * kPitch + c, slope);
+        for_each_vector([&](int v, int i) {
+          V slope;
+          const V z = madd(scale.v[v], load(pixel + i), shift.v[v]);
+          store(value + i, decltype(f)::value(z, slope));
+          store(to_slope + i, slope);
+        });
       }
     });
   });
@@ -241,7 +252,7 @@ inline void with_kind(int ksize, int stride, bool streams, const Body& body) {
                   : body(Constant<5>(), Constant<2>(), direct, staged);
     }
   };
-  if constexpr (kStaged<true>) {
+  if constexpr (kWidth < kLane) {
     with(Flag<false>(), streams);
   } else {
     with_flag(streams, [&](auto direct) { with(direct, false); });

@@ -39,20 +39,6 @@ struct TileSums {
   }
 };
 
-// Streaming stores must fill lines of memory: where a vector is shorter than a line (kLane),
-// results of one vector of channels after the other are staged in scratch memory.
-template <bool kStream>
-constexpr bool kStaged = kStream&& kWidth < kLane;
-
-// Stores staged pixels [count][ld] of `width` channels to data.
-inline void stream_pixels(const float* staged, ptrdiff_t ld, const Pixels pixels, int width,
-                          float* data) {
-  for (int p = 0; p < pixels.count; ++p) {
-    float* to = data + pixels.offset + p * pixels.stride;
-    for (int c = 0; c < width; c += kWidth) stream(to + c, load(staged + p * ld + c));
-  }
-}
-
 // Output policy of gemm_panel: another one, and meanwhile, as the first columns of a panel are
 // stored, memory is asked for some channels of as many rows of up to two tensors of one shape.
 template <class Out>
@@ -143,27 +129,22 @@ inline void finish_products(const Finish& finish, float* products, ptrdiff_t ld,
   const float* skip = at(finish.skip.data, pixels.offset);
   float* out = y + pixels.offset;
   for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
-    const V bias = load(finish.bias + c0 + c);
-    V sum = load_or(sums, c, 0.0f);
+    const Lane bias = load_lane(finish.bias + c0 + c);
+    Lane sum = load_lane_or(sums, c, 0.0f);
     for (int p = p0; p < p1; ++p) {
-      float* product = products + p * ld + c;
+      const float* product = products + p * ld + c;
       const ptrdiff_t to = p * pixels.stride + c;
-      V value = F::value(load(product) + bias);
-      if constexpr (kSkip) {
-        prefetch(skip + to + pixels.ahead);
-        value = value + load(skip + to);
-      }
-      if constexpr (kStaged<kStream>) {
-        store(product, value);
-      } else {
-        if constexpr (!kStream) prefetch(out + to + pixels.ahead);
-        put<kStream>(out + to, value);
-      }
-      sum = sum + value;
+      if constexpr (kSkip) prefetch(skip + to + pixels.ahead);
+      if constexpr (!kStream) prefetch(out + to + pixels.ahead);
+      for_each_vector([&](int v, int i) {
+        V value = F::value(load(product + i) + bias.v[v]);
+        if constexpr (kSkip) value = value + load(skip + to + i);
+        put<kStream>(out + to + i, value);
+        sum.v[v] = sum.v[v] + value;
+      });
     }
     if (sums != nullptr) store(sums + c, sum);
   });
-  if constexpr (kStaged<kStream>) stream_pixels(products, ld, pixels, width, y);
 }
 
 // The same for any Finish. Padding lanes are zero: f(0) may not be.
@@ -199,10 +180,10 @@ inline void store_rows(const float* tile, ptrdiff_t ld, const TileRows& rows, in
 }
 
 // Pixels of an InputGrad, channels [c0, c0 + width): dz = (dx + skip) * f' and the sums of dz and
-// dz * xhat in sums[2][all channels]. dx is [pixel][ld] and lost.
+// dz * xhat in sums[2][all channels]. dx is [pixel][ld].
 template <class F, bool kSkip, bool kStream>
-inline void input_grad_pixels(const InputGrad& out, float* dx, ptrdiff_t ld, const Pixels pixels,
-                              int c0, int width, float* sums) {
+inline void input_grad_pixels(const InputGrad& out, const float* dx, ptrdiff_t ld,
+                              const Pixels pixels, int c0, int width, float* sums) {
   const int channels = out.dz.shape.padded_c();
   const float *scales = at(out.scale, c0), *shifts = at(out.shift, c0);
   const float *means = out.mean + c0, *invstds = out.invstd + c0;
@@ -210,33 +191,31 @@ inline void input_grad_pixels(const InputGrad& out, float* dx, ptrdiff_t ld, con
   const float* y = out.y.data + pixels.offset;
   float* dz = out.dz.data + pixels.offset;
   for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
-    const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
-    const V mean = load(means + c), invstd = load(invstds + c);
+    const Lane scale = load_lane_or(scales, c, 1.0f), shift = load_lane_or(shifts, c, 0.0f);
+    const Lane mean = load_lane(means + c);
     float *to_sum = sums + c0 + c, *to_xhat = to_sum + channels;
-    V sum = load(to_sum), sum_centred(0.0f);
+    Lane sum = load_lane(to_sum), sum_centred = lane_of(0.0f);
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t to = p * pixels.stride + c;
+      const float* product = dx + p * ld + c;
       prefetch(y + to + pixels.ahead);
-      const V value = load(y + to);
-      const V slope = F::slope(madd(scale, value, shift));
-      V grad = load(dx + p * ld + c);
-      if constexpr (kSkip) {
-        prefetch(skip + to + pixels.ahead);
-        grad = grad + load(skip + to);
-      }
-      grad = grad * slope;
-      if constexpr (kStaged<kStream>) {
-        store(dx + p * ld + c, grad);
-      } else {
-        put<kStream>(dz + to, grad);
-      }
-      sum = sum + grad;
-      sum_centred = madd(grad, value - mean, sum_centred);
+      if constexpr (kSkip) prefetch(skip + to + pixels.ahead);
+      for_each_vector([&](int v, int i) {
+        const V value = load(y + to + i);
+        const V slope = F::slope(madd(scale.v[v], value, shift.v[v]));
+        V grad = load(product + i);
+        if constexpr (kSkip) grad = grad + load(skip + to + i);
+        grad = grad * slope;
+        put<kStream>(dz + to + i, grad);
+        sum.v[v] = sum.v[v] + grad;
+        sum_centred.v[v] = madd(grad, value - mean.v[v], sum_centred.v[v]);
+      });
     }
     store(to_sum, sum);
-    store(to_xhat, madd(sum_centred, invstd, load(to_xhat)));
+    for_each_vector([&](int v, int i) {
+      store(to_xhat + i, madd(sum_centred.v[v], load(invstds + c + i), load(to_xhat + i)));
+    });
   });
-  if constexpr (kStaged<kStream>) stream_pixels(dx, ld, pixels, width, out.dz.data);
 }
 
 // Epilogue of an input gradient: channels [c0, c0 + width) of the rows of a tile dx[rows][ld] of an

@@ -98,63 +98,59 @@ inline void for_each_columns(int used, const Body& body) {
 #endif
 }
 
-// acc[MR][columns] = init + A[MR x k] B, k in ascending order for every element, so that an
-// element's bits do not depend on the tile it falls in. With kTransposed A's transpose lies at `a`;
+// Rows [row, end), a multiple of MR of them, in tiles of MR:
+//   acc[MR][columns] = init + A[MR x k] B, k in ascending order for every element, so that an
+// element's bits do not depend on the tile it falls in. With kTransposed `left` is A's transpose;
 // without kInit init is zero. Per k: a load for each vector of B, MR broadcasts from memory, one
 // FMA for each accumulator; bound by the FMA ports, and where another hardware thread takes slots
-// of the front end by those, so that two steps share the loop's own instructions. A function of its
-// own: within a larger one g++ 12 keeps accumulators in memory.
+// of the front end by those, so that two steps of k share a loop's own instructions, and tiles
+// those of the call. A function of its own: within a larger one g++ 12 keeps accumulators in
+// memory.
 template <int MR, class C, bool kTransposed, bool kInit, class Out>
-[[gnu::noinline]] void gemm_micro(int k, const float* a, ptrdiff_t lda, const float* b,
-                                  ptrdiff_t ldb, const float* init, ptrdiff_t ldinit, int row,
-                                  int column, const Out& out) {
-  V acc[MR][C::kVectors];
-  [[maybe_unused]] HalfV half[C::kHalf ? MR : 1];
-#pragma GCC unroll 16
-  for (int r = 0; r < MR; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < C::kFull; ++v)
-      acc[r][v] = kInit ? load(init + r * ldinit + v * kWidth) : V(0.0f);
-    if constexpr (C::kHalf)
-      half[r] = kInit ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
-  }
-  if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
-#pragma GCC unroll 2
-  for (int l = 0; l < k; ++l) {
-    V bv[C::kVectors];
-    [[maybe_unused]] HalfV bh;
-#pragma GCC unroll 8
-    for (int v = 0; v < C::kFull; ++v) bv[v] = load(b + l * ldb + v * kWidth);
-    if constexpr (C::kHalf) bh = load_half(b + l * ldb + C::kFull * kWidth);
+[[gnu::noinline]] void gemm_rows(int row, int end, int k, Tile left, const float* b, ptrdiff_t ldb,
+                                 Tile start, int column, const Out& out) {
+  const ptrdiff_t lda = left.ld, ldinit = start.ld;
+  const float* a = left.data + (kTransposed ? row : row * lda);
+  const float* init = kInit ? start.data + row * ldinit + column : nullptr;
+  for (; row < end; row += MR, a += kTransposed ? MR : MR * lda, init += kInit ? MR * ldinit : 0) {
+    V acc[MR][C::kVectors];
+    [[maybe_unused]] HalfV half[C::kHalf ? MR : 1];
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
-      const V ar(kTransposed ? a[l * lda + r] : a[r * lda + l]);
 #pragma GCC unroll 8
-      for (int v = 0; v < C::kFull; ++v) acc[r][v] = madd(ar, bv[v], acc[r][v]);
-      if constexpr (C::kHalf) half[r] = madd_half(ar, bh, half[r]);
+      for (int v = 0; v < C::kFull; ++v)
+        acc[r][v] = kInit ? load(init + r * ldinit + v * kWidth) : V(0.0f);
+      if constexpr (C::kHalf)
+        half[r] = kInit ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
     }
-  }
-  if constexpr (C::kPadded > C::kUsed) {
+    if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
+    const float* b_row = b;
+#pragma GCC unroll 2
+    for (int l = 0; l < k; ++l, b_row += ldb) {
+      V bv[C::kVectors];
+      [[maybe_unused]] HalfV bh;
+#pragma GCC unroll 8
+      for (int v = 0; v < C::kFull; ++v) bv[v] = load(b_row + v * kWidth);
+      if constexpr (C::kHalf) bh = load_half(b_row + C::kFull * kWidth);
 #pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r) {
-      if constexpr (C::kHalf) {
-        acc[r][C::kFull] = widen(half[r]);
-      } else {
-        acc[r][C::kFull] = V(0.0f);
+      for (int r = 0; r < MR; ++r) {
+        const V ar(kTransposed ? a[l * lda + r] : a[r * lda + l]);
+#pragma GCC unroll 8
+        for (int v = 0; v < C::kFull; ++v) acc[r][v] = madd(ar, bv[v], acc[r][v]);
+        if constexpr (C::kHalf) half[r] = madd_half(ar, bh, half[r]);
       }
     }
-  }
-  out.template store<MR, C::kVectors>(row, column, acc);
-}
-
-// Rows [row, end), a multiple of MR of them, in tiles of MR.
-template <int MR, class C, bool kTransposed, bool kInit, class Out>
-inline void gemm_rows(int row, int end, int k, Tile a, const float* b, ptrdiff_t ldb, Tile init,
-                      int column, const Out& out) {
-  for (; row < end; row += MR) {
-    gemm_micro<MR, C, kTransposed, kInit>(k, a.data + (kTransposed ? row : row * a.ld), a.ld, b,
-                                          ldb, kInit ? init.data + row * init.ld + column : nullptr,
-                                          init.ld, row, column, out);
+    if constexpr (C::kPadded > C::kUsed) {
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; ++r) {
+        if constexpr (C::kHalf) {
+          acc[r][C::kFull] = widen(half[r]);
+        } else {
+          acc[r][C::kFull] = V(0.0f);
+        }
+      }
+    }
+    out.template store<MR, C::kVectors>(row, column, acc);
   }
 }
 
@@ -184,18 +180,15 @@ inline void gemm_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, Ti
   gemm_remainder<MR, C, kTransposed, kInit>(whole + half, m, k, a, b, ldb, init, column, out);
 }
 
-// out = init + A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`. `init`
-// may have no data (zero); it must not be what `out` writes unless element by element.
-template <class Out>
-inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int panel, Tile init,
-                       const Out& out) {
+// One panel: see gemm_panel.
+template <bool kInit, class Out>
+inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0, int panel,
+                            Tile init, const Out& out) {
   const int width = w.width(panel);
   const float* b = w.panel(panel) + ptrdiff_t{k0} * width;
-  with_flag(init.data != nullptr, [&](auto flag) {
-    for_each_columns(w.used(panel), [&](int c, auto columns) {
-      gemm_columns<decltype(columns), false, decltype(flag)::value>(m, k, a, b + c, width, init,
-                                                                    panel * kWideBlock + c, out);
-    });
+  for_each_columns(w.used(panel), [&](int c, auto columns) {
+    gemm_columns<decltype(columns), false, kInit>(m, k, a, b + c, width, init,
+                                                  panel * kWideBlock + c, out);
   });
 }
 
@@ -212,16 +205,14 @@ inline void gemm_tn(int m, int k, int used, Tile a, Tile b, float* dw, ptrdiff_t
 
 #else
 
-template <class Out>
-inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int panel, Tile init,
-                       const Out& out) {
+template <bool kInit, class Out>
+inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0, int panel,
+                            Tile init, const Out& out) {
   const int width = w.width(panel);
   const int column = panel * kWideBlock;
   for (int row = 0; row < m; ++row) {
     float y[kWideBlock];
-    for (int c = 0; c < width; ++c) {
-      y[c] = init.data != nullptr ? init.data[row * init.ld + column + c] : 0.0f;
-    }
+    for (int c = 0; c < width; ++c) y[c] = kInit ? init.data[row * init.ld + column + c] : 0.0f;
     ref::conv1x1_forward(1, k, width, a.data + row * a.ld, a.ld,
                          w.panel(panel) + ptrdiff_t{k0} * width, width, y, width, true);
     for (int c = 0; c < width; ++c) {
@@ -240,6 +231,22 @@ inline void gemm_tn(int m, int k, int used, Tile a, Tile b, float* dw, ptrdiff_t
 }
 
 #endif
+
+// out = A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`.
+template <class Out>
+inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int panel,
+                       const Out& out) {
+  gemm_panel_from<false>(m, k, a, w, k0, panel, {nullptr, 0}, out);
+}
+// The same, added to `init` if it has data. It must not be what `out` writes unless element by
+// element.
+template <class Out>
+inline void gemm_panel(int m, int k, Tile a, Packed<const float> w, int k0, int panel, Tile init,
+                       const Out& out) {
+  with_flag(init.data != nullptr, [&](auto flag) {
+    gemm_panel_from<decltype(flag)::value>(m, k, a, w, k0, panel, init, out);
+  });
+}
 
 }  // namespace
 }  // namespace mbconv::ops::MBCONV_LEVEL

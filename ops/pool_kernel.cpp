@@ -18,31 +18,35 @@ inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width,
   const float *scales = at(args.x.scale, c0), *shifts = at(args.x.shift, c0);
   const float *means = at(args.bn_mean, c0), *invstds = at(args.bn_invstd, c0);
   for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
-    const V scale = load_or(scales, c, 1.0f), shift = load_or(shifts, c, 0.0f);
-    const V mean = load_or(means, c, 0.0f), invstd = load_or(invstds, c, 0.0f);
-    V sum(0.0f), slope_sum(0.0f), slope_centred(0.0f);
+    const Lane scale = load_lane_or(scales, c, 1.0f), shift = load_lane_or(shifts, c, 0.0f);
+    const Lane mean = load_lane_or(means, c, 0.0f), invstd = load_lane_or(invstds, c, 0.0f);
+    Lane sum = lane_of(0.0f), slope_sum = sum, slope_centred = sum;
     for (int p = p0; p < p1; ++p) {
       const float* pixel = y + p * pixels.stride + c;
       prefetch(pixel + pixels.ahead);
-      const V value = load(pixel), z = madd(scale, value, shift);
+      for_each_vector([&](int v, int i) {
+        const V value = load(pixel + i), z = madd(scale.v[v], value, shift.v[v]);
+        if constexpr (kSlopes) {
+          V slope;
+          sum.v[v] = sum.v[v] + F::value(z, slope);
+          slope_sum.v[v] = slope_sum.v[v] + slope;
+          slope_centred.v[v] = madd(slope, value - mean.v[v], slope_centred.v[v]);
+        } else {
+          sum.v[v] = sum.v[v] + F::value(z);
+        }
+      });
+    }
+    for_each_vector([&](int v, int i) {
+      const auto add = [&](int plane, V value) {
+        float* to = sums + plane * kWideBlock + c + i;
+        store(to, p0 > 0 ? load(to) + value : value);
+      };
+      add(0, sum.v[v]);
       if constexpr (kSlopes) {
-        V slope;
-        sum = sum + F::value(z, slope);
-        slope_sum = slope_sum + slope;
-        slope_centred = madd(slope, value - mean, slope_centred);
-      } else {
-        sum = sum + F::value(z);
+        add(1, slope_sum.v[v]);
+        add(2, slope_centred.v[v] * invstd.v[v]);
       }
-    }
-    const auto add = [&](int plane, V value) {
-      float* to = sums + plane * kWideBlock + c;
-      store(to, p0 > 0 ? load(to) + value : value);
-    };
-    add(0, sum);
-    if constexpr (kSlopes) {
-      add(1, slope_sum);
-      add(2, slope_centred * invstd);
-    }
+    });
   });
 }
 

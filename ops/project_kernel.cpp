@@ -27,32 +27,37 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
               *gates = args.x.gate + image;
   const float *means = args.mean + c0, *invstds = args.invstd + c0;
   for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
-    const V scale = load(scales + c), shift = load(shifts + c), gate = load(gates + c);
-    const V mean = load(means + c), invstd = load(invstds + c);
-    float* to_sums = sums + c;
-    V sum[kGateSums];
-    for (int i = 0; i < kGateSums; ++i) sum[i] = V(0.0f);
+    const Lane scale = load_lane(scales + c), shift = load_lane(shifts + c);
+    const Lane gate = load_lane(gates + c), mean = load_lane(means + c);
+    Lane sum[kGateSums];
+    for (int i = 0; i < kGateSums; ++i) sum[i] = lane_of(0.0f);
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t from = p * pixels.stride + c;
       prefetch(x + from + pixels.ahead);
       float* in_tile = tile + ptrdiff_t{p} * kWideBlock + c;
-      const V g = load(in_tile), y = load(x + from);
-      V slope;
-      const V a = F::value(madd(scale, y, shift), slope);
-      const V centred = y - mean, g_slope = g * slope;
-      sum[0] = madd(g, a, sum[0]);
-      sum[1] = sum[1] + g_slope;
-      sum[2] = sum[2] + slope;
-      sum[3] = madd(g_slope, centred, sum[3]);
-      sum[4] = madd(slope, centred, sum[4]);
-      if constexpr (!kStaged<kStream>) put<kStream>(to + from, g);
-      store(in_tile, a * gate);
+      for_each_vector([&](int v, int i) {
+        const V g = load(in_tile + i), y = load(x + from + i);
+        V slope;
+        const V a = F::value(madd(scale.v[v], y, shift.v[v]), slope);
+        const V centred = y - mean.v[v], g_slope = g * slope;
+        sum[0].v[v] = madd(g, a, sum[0].v[v]);
+        sum[1].v[v] = sum[1].v[v] + g_slope;
+        sum[2].v[v] = sum[2].v[v] + slope;
+        sum[3].v[v] = madd(g_slope, centred, sum[3].v[v]);
+        sum[4].v[v] = madd(slope, centred, sum[4].v[v]);
+        put<kStream>(to + from + i, g);
+        store(in_tile + i, a * gate.v[v]);
+      });
     }
-    sum[3] = sum[3] * invstd;
-    sum[4] = sum[4] * invstd;
     const bool add = !begins || p0 > 0;
-    for (int i = 0; i < kGateSums; ++i, to_sums += kWideBlock)
-      store(to_sums, add ? load(to_sums) + sum[i] : sum[i]);
+    for_each_vector([&](int v, int i) {
+      const V invstd = load(invstds + c + i);
+      sum[3].v[v] = sum[3].v[v] * invstd;
+      sum[4].v[v] = sum[4].v[v] * invstd;
+      float* to_sums = sums + c + i;
+      for (int s = 0; s < kGateSums; ++s, to_sums += kWideBlock)
+        store(to_sums, add ? load(to_sums) + sum[s].v[v] : sum[s].v[v]);
+    });
   });
 }
 
@@ -68,7 +73,7 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const 
                        Packed<float> dw, bool add) {
   const Shape& shape = args.x.y.shape;
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
-  gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel, {nullptr, 0},
+  gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel,
              AndPrefetch{StoreTile{g - c0, kWideBlock}, args.x.y.data, nullptr, places,
                          LaneOffsets(shape, c0, c0 + width)});
   const GateSlots slots(shape, args.cut);
@@ -79,7 +84,6 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const 
       end = r1 - r < kMaxTileRows - of_slot ? r1 : r + kMaxTileRows - of_slot;
       float* tile = g + ptrdiff_t{r} * kWideBlock;
       const Pixels pixels = tile_pixels(shape, rows, n, r, end, c0, ahead);
-      if constexpr (kStaged<kStream>) stream_pixels(tile, kWideBlock, pixels, width, args.g.data);
       const int slot = part.number * slots.of_part + row / kMaxTileRows;
       gate_pixels<F, kStream>(args, pixels, c0, width, tile,
                               args.gate_sums + slots.at(panel, n, slot), of_slot == 0);

@@ -17,6 +17,9 @@ inline const float* at(const float* vector, ptrdiff_t offset) {
 inline V load_or(const float* vector, int c, float otherwise) {
   return vector != nullptr ? load(vector + c) : V(otherwise);
 }
+inline Lane load_lane_or(const float* vector, int c, float otherwise) {
+  return vector != nullptr ? load_lane(vector + c) : lane_of(otherwise);
+}
 
 inline void copy_row(const float* from, int width, float* to) {
   for (int c = 0; c < width; c += kWidth) store(to + c, load(from + c));
@@ -36,14 +39,18 @@ inline void finish_pixels(const Deferred& x, const Pixels pixels, int c0, int wi
   const float *scale = at(x.scale, c0), *shift = at(x.shift, c0);
   const float* gate = at(x.gate, ptrdiff_t{pixels.n} * x.y.shape.padded_c() + c0);
   for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
-    const V s = load_or(scale, c, 1.0f), b = load_or(shift, c, 0.0f), g = load_or(gate, c, 1.0f);
+    const Lane s = load_lane_or(scale, c, 1.0f), b = load_lane_or(shift, c, 0.0f);
+    const Lane g = load_lane_or(gate, c, 1.0f);
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t from = p * pixels.stride + c;
+      float* to = out + p * ld + c;
       prefetch(y + from + pixels.ahead);
-      V value = F::value(madd(s, load(y + from), b));
-      if constexpr (kGate) value = value * g;
-      if constexpr (kSkip) value = value + load(skip + from);
-      store(out + p * ld + c, value);
+      for_each_vector([&](int v, int i) {
+        V value = F::value(madd(s.v[v], load(y + from + i), b.v[v]));
+        if constexpr (kGate) value = value * g.v[v];
+        if constexpr (kSkip) value = value + load(skip + from + i);
+        store(to + i, value);
+      });
     }
   });
 }
@@ -93,7 +100,8 @@ inline void finish_grad_pixels(const DeferredGrad& grad, const Pixels pixels, in
   const ptrdiff_t image = ptrdiff_t{pixels.n} * grad.shape().padded_c() + c0;
   const float *g = at(grad.g.data, pixels.offset), *y = grad.y.data + pixels.offset;
   const float *gates = at(grad.gate, image), *offsets = at(grad.offset, image);
-  for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
+  // One vector at a time: there are not enough registers for the constants of two.
+  for_each_run<kWidth>(pixels.count, width, [&](int p0, int p1, int c) {
     const V scale = load(grad.scale + c0 + c), shift = load(grad.shift + c0 + c);
     const V a = load(grad.a + c0 + c), d = load(grad.d + c0 + c);
     const V gate = a * load_or(gates, c, 1.0f), offset = a * load_or(offsets, c, 0.0f);

@@ -114,15 +114,43 @@ inline void for_each_image(const TileRows& rows, const Body& body) {
     body(n, r0, r1 < rows.count ? r1 : rows.count);
 }
 
-// Calls body(p0, p1, c) for each vector of channels in [0, width) of each run of pixels in
-// [0, count): runs are long enough to keep the vectors of a channel in registers and short enough
-// to read memory nearly in its order.
+// Values of kLane channels, a line of memory: what the loops over pixels work on at a time, so that
+// its vectors share the loop's own instructions, and whole lines are stored.
+constexpr int kLaneVectors = kLane / kWidth;
+struct Lane {
+  V v[kLaneVectors];
+};
+
+// Calls body(v, c) for each vector of a lane, which begins at its channel c.
 template <class Body>
+inline void for_each_vector(const Body& body) {
+#pragma GCC unroll 2
+  for (int v = 0; v < kLaneVectors; ++v) body(v, v * kWidth);
+}
+
+inline Lane load_lane(const float* p) {
+  Lane lane;
+  for_each_vector([&](int v, int c) { lane.v[v] = load(p + c); });
+  return lane;
+}
+inline Lane lane_of(float x) {
+  Lane lane;
+  for_each_vector([&](int v, int) { lane.v[v] = V(x); });
+  return lane;
+}
+inline void store(float* p, const Lane& lane) {
+  for_each_vector([&](int v, int c) { store(p + c, lane.v[v]); });
+}
+
+// Calls body(p0, p1, c) for each lane of channels in [0, width) of each run of pixels in [0,
+// count): runs are long enough to keep the vectors of a channel in registers and short enough to
+// read memory nearly in its order.
+template <int kStep = kLane, class Body>
 inline void for_each_run(int count, int width, const Body& body) {
   constexpr int kRun = 16;
   for (int p0 = 0; p0 < count; p0 += kRun) {
     const int p1 = p0 + kRun < count ? p0 + kRun : count;
-    for (int c = 0; c < width; c += kWidth) body(p0, p1, c);
+    for (int c = 0; c < width; c += kStep) body(p0, p1, c);
   }
 }
 
