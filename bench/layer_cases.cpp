@@ -312,7 +312,7 @@ Case inverted_residual_forward(const Layer& layer, int n) {
   Case c;
   Memory& memory = c.memory;
   const Shape x = batch_of(layer.x, n), wide = batch_of(layer.wide(), n), y = batch_of(layer.y, n);
-  const Shape d = ops::dwconv_output(wide, layer.stride);
+  const Shape d = ops::inverted_residual_inside(wide, layer.stride);
   const View<const float> input = memory.tensor(x);
   const int taps = layer.ksize * layer.ksize, cin = layer.expanded > 0 ? x.c : 0;
   const ops::InvertedResidualCut cut =

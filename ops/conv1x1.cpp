@@ -93,7 +93,9 @@ int conv1x1_forward_column_groups(const Shape& x, const Shape& y) {
 size_t conv1x1_forward_scratch(const Shape& x, const Shape& y) {
   const int depth = std::min(round_up(x.c, kLane), kTileDepth);
   const int partial = x.c > depth ? kTileRows * y.padded_c() : 0;
-  return static_cast<size_t>(kTileRows * (depth + kWideBlock) + 2 * y.padded_c() + partial);
+  const Packed<const float> w{nullptr, x.c, y.c};
+  return static_cast<size_t>(kTileRows * (depth + kWideBlock) + 2 * y.padded_c() + partial) +
+         (gates_weights(x, w) ? w.size() : 0);
 }
 
 void check_conv1x1_forward(const Conv1x1Forward& args) {

@@ -28,6 +28,19 @@ void load_columns(const Deferred& x, View<float> x_out, const TileRows& rows, in
   });
 }
 
+// gated[k,n] = w[k,n] gate[k], the panels of a group.
+void gate_rows(Packed<const float> w, const float* gate, Panels panels, Packed<float> gated) {
+  for (int p = panels.first; p < panels.last; ++p) {
+    const int width = w.width(p);
+    const float* from = w.panel(p);
+    float* to = gated.panel(p);
+    for (int k = 0; k < w.k; ++k, from += width, to += width) {
+      const V g(gate[k]);
+      for (int c = 0; c < width; c += kWidth) store(to + c, load(from + c) * g);
+    }
+  }
+}
+
 // Where the columns from k0 on of a tile's rows lie in an NHWC tensor.
 Tile rows_in_place(View<const float> x, const TileRows& rows, int k0) {
   return {x.data + tile_offset(x.shape, rows, 0) + k0, x.shape.block};
@@ -40,15 +53,27 @@ void conv1x1_forward(const Conv1x1Forward& args, int slot, int group, float* scr
   const Panels panels = group_of(args.w.panels(), group, args.column_groups);
   const View<float> x_out = group == 0 ? args.x_out : View<float>{};
   const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
-  const bool in_place = args.x.finished() && !x_out && shape.blocks() == 1;
+  Deferred x = args.x;
+  Packed<const float> w = args.w;
+  x.gate = nullptr;
+  if (args.x.gate != nullptr && x.finished() && !x_out && range.images == 1 &&
+      gates_weights(shape, w)) {
+    Scratch memory(scratch);
+    const Packed<float> gated{memory.take(static_cast<ptrdiff_t>(w.size())), w.k, w.n};
+    gate_rows(w, args.x.gate + ptrdiff_t{range.first_image} * shape.padded_c(), panels, gated);
+    scratch = memory.take(0);
+    w = gated;
+  } else {
+    x.gate = args.x.gate;
+  }
+  const bool in_place = x.finished() && !x_out && shape.blocks() == 1;
   const auto load = [&](const TileRows& rows, int k0, int depth, float* tile, int ld) -> Tile {
-    if (in_place) return rows_in_place(args.x.y, rows, k0);
-    load_columns(args.x, x_out, rows, k0, depth, tile, ld);
+    if (in_place) return rows_in_place(x.y, rows, k0);
+    load_columns(x, x_out, rows, k0, depth, tile, ld);
     return {tile, ld};
   };
-  forward_rows(
-      {args.w, panels.first, panels.last, args.y, args.pivot, args.sums, args.finish, args.x.y},
-      range.begin, range.end, slot, scratch, load);
+  forward_rows({w, panels.first, panels.last, args.y, args.pivot, args.sums, args.finish, x.y},
+               range.begin, range.end, slot, scratch, load);
 }
 
 void conv1x1_finish_input(const Conv1x1Forward& args, int slot, int, float* scratch) {

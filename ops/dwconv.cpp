@@ -53,11 +53,15 @@ DwconvCut cut_lines(int n, int lines, int channels, int64_t macs, int min_lines)
   return cut;
 }
 
-void check(const Shape& x, const Shape& y, const Packed<const float>& w, int ksize, int stride) {
+// `finished`: whether y may also be NHWC where x is not.
+void check(const Shape& x, const Shape& y, bool finished, const Packed<const float>& w, int ksize,
+           int stride) {
   require(ksize == 3 || ksize == 5, "dwconv: the kernel size must be 3 or 5, got ", ksize);
   require(stride == 1 || stride == 2, "dwconv: the stride must be 1 or 2, got ", stride);
-  require(y == dwconv_output(x, stride), "dwconv: y is [", y.n, ",", y.h, ",", y.w, ",", y.c,
-          "], which does not fit x [", x.n, ",", x.h, ",", x.w, ",", x.c, "] at stride ", stride);
+  const Shape out = dwconv_output(x, stride);
+  require(y == out || (finished && y == Shape::nhwc(out.n, out.h, out.w, out.c)), "dwconv: y is [",
+          y.n, ",", y.h, ",", y.w, ",", y.c, "] in blocks of ", y.block, ", which does not fit x [",
+          x.n, ",", x.h, ",", x.w, ",", x.c, "] at stride ", stride);
   require(w.k == ksize * ksize && w.n == x.c, "dwconv: w is [", w.k, ",", w.n, "], expected [",
           ksize * ksize, ",", x.c, "]");
 }
@@ -122,7 +126,8 @@ size_t dwconv_scratch(const Shape& x, int ksize) {
 }
 
 void check_dwconv_forward(const DwconvForward& args) {
-  check(args.x.y.shape, args.y.shape, args.w, args.ksize, args.stride);
+  check(args.x.y.shape, args.y.shape, static_cast<bool>(args.finish), args.w, args.ksize,
+        args.stride);
   check_sums(args.sums, args.cut, args.y.shape);
   if (args.expand) check_expand(args);
   require(!args.finish || !args.sums, "dwconv: sums are of a raw y, not of a finished one");
@@ -161,7 +166,7 @@ void dwconv_forward(const Context& context, const DwconvForward& args) {
 }
 
 void dwconv_backward(const Context& context, const DwconvBackward& args) {
-  check(args.x.y.shape, args.dy.shape(), {args.w.data, args.w.k, args.w.n}, args.ksize,
+  check(args.x.y.shape, args.dy.shape(), false, {args.w.data, args.w.k, args.w.n}, args.ksize,
         args.stride);
   require(args.dx.y && args.dx.sums, "dwconv: dx must go through a batch norm, with its sums");
   check_sums(args.dx.sums, args.cut, args.x.y.shape);

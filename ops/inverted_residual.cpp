@@ -24,9 +24,14 @@ RowCut of_groups(const RowCut& groups, int64_t items, int rows, int min_rows) {
 
 }  // namespace
 
+Shape inverted_residual_inside(const Shape& x, int stride) {
+  const Shape d = dwconv_output(x, stride);
+  return Shape::nhwc(d.n, d.h, d.w, d.c);
+}
+
 InvertedResidualCut inverted_residual_cut(const Shape& x, int ksize, int stride, int cout,
                                           int expand_cin) {
-  const Shape d = dwconv_output(x, stride), y = Shape::nhwc(d.n, d.h, d.w, cout);
+  const Shape d = inverted_residual_inside(x, stride), y = Shape::nhwc(d.n, d.h, d.w, cout);
   InvertedResidualCut cut;
   cut.depthwise = dwconv_forward_cut(x, ksize, stride, expand_cin);
   RowCut groups;
@@ -50,7 +55,7 @@ InvertedResidualCut inverted_residual_cut(const Shape& x, int ksize, int stride,
 }
 
 size_t inverted_residual_scratch(const Shape& x, int ksize, int stride, int cout, int reduced) {
-  const Shape d = dwconv_output(x, stride);
+  const Shape d = inverted_residual_inside(x, stride);
   return std::max({dwconv_scratch(x, ksize), squeeze_excite_scratch(reduced),
                    conv1x1_forward_scratch(d, Shape::nhwc(d.n, d.h, d.w, cout))});
 }

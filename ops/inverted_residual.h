@@ -19,6 +19,9 @@ struct InvertedResidual {
   bool staged = false;      // by image groups, the same in both cuts; else pass by pass
 };
 
+// The shape of d, NHWC: the product reads its rows where they are.
+Shape inverted_residual_inside(const Shape& x, int stride);
+
 struct InvertedResidualCut {
   DwconvCut depthwise;
   RowCut product;

@@ -237,39 +237,45 @@ TEST_CASE("conv1x1: thread count") {
 
 namespace {
 
-// The passes of inference: finished inputs, finished outputs.
+// A pass of inference: a finished output.
+Case finished_case(const std::string& name, const Shape& x, const Shape& y, const Pending& pending,
+                   const Folded& finish, const ops::RowCut& cut = {0, 0, 0},
+                   int column_groups = 1) {
+  return {name, x, y, pending, false, false, cut, finish, column_groups};
+}
+
+const Pending kFinished{false}, kGated{false, Activation::linear, true};
+
+// A gate on a finished NHWC x: it goes into the weights of an image, or into x.
+std::vector<Case> gated_cases() {
+  const auto gated = [](const char* name, const Map& m, int cin, int cout, const ops::RowCut& cut,
+                        int column_groups = 1) {
+    return finished_case(name, shape(m, cin, false), shape(m, cout, false), kGated,
+                         {Activation::linear, true}, cut, column_groups);
+  };
+  return {gated("images in parts", {2, 9, 7}, 144, 40, {1, 2, 2}),
+          gated("deep, in column groups", {2, 11, 8}, 400, 80, {1, 1, 2}, 2),
+          gated("more columns than pixels", {2, 5, 5}, 144, 40, {1, 1, 2}),
+          gated("groups of 2 images", {3, 7, 7}, 96, 24, {2, 1, 2})};
+}
+
 std::vector<Case> finished_cases() {
-  const Pending finished{false}, gated{false, Activation::linear, true};
   const Folded expand{}, project{Activation::linear, true};
   const auto with = [](const char* name, const Map& m, int cin, int cout, bool narrow_to_wide,
-                       const Pending& pending, const Folded& finish, ops::RowCut cut = {0, 0, 0},
-                       int column_groups = 1) {
-    return Case{name,
-                shape(m, cin, !narrow_to_wide),
-                shape(m, cout, narrow_to_wide),
-                pending,
-                false,
-                false,
-                cut,
-                finish,
-                column_groups};
+                       const Pending& pending, const Folded& finish,
+                       const ops::RowCut& cut = {0, 0, 0}, int column_groups = 1) {
+    return finished_case(name, shape(m, cin, !narrow_to_wide), shape(m, cout, narrow_to_wide),
+                         pending, finish, cut, column_groups);
   };
   std::vector<Case> cases = {
-      with("expand", {2, 5, 7}, 24, 144, true, finished, expand, {1, 2, 2}, 2),
-      with("project with gate and skip", {3, 7, 7}, 240, 40, false, gated, project, {3, 1, 1}),
-      with("project, deep, in column groups", {1, 3, 3}, 1152, 320, false, gated, project,
+      with("expand", {2, 5, 7}, 24, 144, true, kFinished, expand, {1, 2, 2}, 2),
+      with("project with gate and skip", {3, 7, 7}, 240, 40, false, kGated, project, {3, 1, 1}),
+      with("project, deep, in column groups", {1, 3, 3}, 1152, 320, false, kGated, project,
            {1, 1, 1}, 7),
-      with("14 parts of a larger map", {1, 28, 28}, 16, 96, true, finished, expand, {1, 14, 1}),
-      with("groups of 2 images, the last of 1", {5, 3, 3}, 96, 24, false, gated, {}, {2, 1, 3}),
-      {"head",
-       shape({2, 2, 2}, 112, false),
-       shape({2, 2, 2}, 1280, false),
-       finished,
-       false,
-       false,
-       {0, 0, 0},
-       expand,
-       5},
+      with("14 parts of a larger map", {1, 28, 28}, 16, 96, true, kFinished, expand, {1, 14, 1}),
+      with("groups of 2 images, the last of 1", {5, 3, 3}, 96, 24, false, kGated, {}, {2, 1, 3}),
+      finished_case("head", shape({2, 2, 2}, 112, false), shape({2, 2, 2}, 1280, false), kFinished,
+                    expand, {0, 0, 0}, 5),
       {"a raw output in column groups",
        shape({1, 3, 3}, 40, false),
        shape({1, 3, 3}, 240, true),
@@ -281,21 +287,16 @@ std::vector<Case> finished_cases() {
        4},
   };
   if (!small_run()) {
-    cases.push_back(with("large", kLargeMap, 8, 48, true, finished, expand));
-    cases.push_back(with("large, with skip", kLargeMap, 48, 40, false, gated, project));
+    cases.push_back(with("large", kLargeMap, 8, 48, true, kFinished, expand));
+    cases.push_back(with("large, with skip", kLargeMap, 48, 40, false, kGated, project));
   }
   for (const Activation f : ops::kActivations) {
-    cases.push_back({"activation",
-                     shape({2, 3, 3}, 24, false),
-                     shape({2, 3, 3}, 23, false),
-                     finished,
-                     false,
-                     false,
-                     {0, 0, 0},
-                     Folded{f, true},
-                     1});
+    cases.push_back(finished_case("activation", shape({2, 3, 3}, 24, false),
+                                  shape({2, 3, 3}, 23, false), kFinished, {f, true}));
   }
-  return some(cases, 3);
+  cases = some(cases, 3);
+  for (const Case& c : gated_cases()) cases.push_back(c);
+  return cases;
 }
 
 }  // namespace

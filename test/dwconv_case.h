@@ -28,6 +28,7 @@ struct DwconvCase {
   ops::DwconvCut cut = {{0, 0, 0}, 0};  // as the op cuts, if no groups
   std::optional<Folded> finish = {};    // with the pool
   int expand_cin = 0;                   // x comes from an expand convolution
+  bool nhwc = false;                    // y, whatever x is
 };
 
 class DwconvForwardCase {
@@ -36,7 +37,8 @@ class DwconvForwardCase {
   ops::DwconvForward args_{};
 
   DwconvForwardCase(const DwconvCase& c, Values values) {
-    const Shape y = ops::dwconv_output(c.x, c.stride);
+    Shape y = ops::dwconv_output(c.x, c.stride);
+    if (c.nhwc) y = Shape::nhwc(y.n, y.h, y.w, y.c);
     Inputs in(memory, values, static_cast<uint64_t>(c.x.c * 1000 + c.ksize * 10 + c.stride));
     if (c.expand_cin > 0) {
       args_.x.y.shape = c.x;

@@ -22,10 +22,13 @@ TEST_CASE("dwconv: a finished output and its pool") {
     c.pending = {false};
     c.x_out = c.sums = false;
     c.finish = Folded{};
-    DwconvForwardCase forward(c, Values::reals);
-    check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
-    check_writes_only_its_output(ops::dwconv_forward_variants(), forward);
-    check_thread_count(ops::dwconv_forward_variants(), forward);
+    for (const bool nhwc : {false, true}) {
+      c.nhwc = nhwc;
+      DwconvForwardCase forward(c, Values::reals);
+      check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
+      check_writes_only_its_output(ops::dwconv_forward_variants(), forward);
+      check_thread_count(ops::dwconv_forward_variants(), forward);
+    }
   }
   const auto finish = [](const Shape& x, int ksize, int stride, const Folded& folded) {
     return DwconvCase{"", x, ksize, stride, {false}, false, false, {{0, 0, 0}, 0}, folded};
@@ -70,6 +73,7 @@ TEST_CASE("dwconv: an expand convolution in front") {
     c.x_out = c.sums = false;
     c.finish = Folded{};
     c.expand_cin = 24;
+    c.nhwc = true;
     DwconvForwardCase forward(c, Values::reals);
     check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
     check_writes_only_its_output(ops::dwconv_forward_variants(), forward);

@@ -47,7 +47,8 @@ class Forward {
   explicit Forward(const Case& c) : reduced_(c.reduced) {
     const Map& m = c.map;
     const Shape v = Shape::nhwc(m.n, m.h, m.w, c.cin), x = Shape::wide(m.n, m.h, m.w, c.expanded);
-    const Shape d = ops::dwconv_output(x, c.stride), y = Shape::nhwc(d.n, d.h, d.w, c.cout);
+    const Shape d = ops::inverted_residual_inside(x, c.stride),
+                y = Shape::nhwc(d.n, d.h, d.w, c.cout);
     Inputs in(memory, Values::reals, static_cast<uint64_t>(c.expanded * 100 + c.cout));
     ops::InvertedResidualCut cut =
         ops::inverted_residual_cut(x, c.ksize, c.stride, c.cout, c.expand ? c.cin : 0);
