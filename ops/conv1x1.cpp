@@ -73,6 +73,9 @@ void require_sums(const char* what, const ChannelSums& sums, int items, const Sh
 std::span<const Variant<Conv1x1ForwardItem>> conv1x1_forward_variants() {
   return kForward;
 }
+std::span<const Variant<Conv1x1ForwardItem>> conv1x1_finish_input_variants() {
+  return kFinishInput;
+}
 std::span<const Variant<Conv1x1BackwardItem>> conv1x1_backward_variants() {
   return kBackward;
 }
@@ -120,8 +123,7 @@ void conv1x1_forward(const Context& context, const Conv1x1Forward& args) {
   Conv1x1Forward pass = args;
   if (groups > 1 && args.x_out && !args.x.finished()) {
     // Every group would finish all of x for itself: a tenth of the pass where Cin is 192.
-    const auto finish =
-        pick(std::span<const Variant<Conv1x1ForwardItem>>(kFinishInput), context.isa).function;
+    const auto finish = pick(conv1x1_finish_input_variants(), context.isa).function;
     context.workers->run(args.cut.items(), [&](int slot, int worker) {
       finish(args, slot, 0, context.worker_scratch(worker));
     });

@@ -92,6 +92,8 @@ using Conv1x1ForwardItem = void(const Conv1x1Forward& args, int slot, int group,
 using Conv1x1BackwardItem = void(const Conv1x1Backward& args, int item, float* scratch);
 
 std::span<const Variant<Conv1x1ForwardItem>> conv1x1_forward_variants();
+// Of the pass that finishes x once for several column groups.
+std::span<const Variant<Conv1x1ForwardItem>> conv1x1_finish_input_variants();
 std::span<const Variant<Conv1x1BackwardItem>> conv1x1_backward_variants();
 
 // dw += the sum of `slots` arrays of `count` floats each, in ascending order of the slots. Parallel

@@ -87,6 +87,9 @@ void sum_images(const ProjectBackward& args, int panel) {
 
 }  // namespace
 
+std::span<const Variant<ProjectBackwardItem>> project_finish_dy_variants() {
+  return kFinishDy;
+}
 std::span<const Variant<ProjectBackwardItem>> project_backward_variants() {
   return kBackward;
 }
@@ -164,8 +167,7 @@ void project_backward(const Context& context, const ProjectBackward& args) {
   ProjectBackward pass = args;
   if (args.channel_groups > 1) {
     // Every group would form the whole dy for itself: a tenth of the pass where Cout is 192.
-    const auto finish =
-        pick(std::span<const Variant<ProjectBackwardItem>>(kFinishDy), context.isa).function;
+    const auto finish = pick(project_finish_dy_variants(), context.isa).function;
     const Shape& dy = args.dy.shape();
     context.workers->run(static_cast<int>((dy.rows() + kTileRows - 1) / kTileRows),
                          [&](int tile, int) { finish(args, tile, 0, nullptr); });

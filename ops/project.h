@@ -87,5 +87,7 @@ void project_backward(const Context& context, const ProjectBackward& args);
 
 using ProjectBackwardItem = void(const ProjectBackward& args, int slot, int group, float* scratch);
 std::span<const Variant<ProjectBackwardItem>> project_backward_variants();
+// Of the pass that forms dy once for several channel groups.
+std::span<const Variant<ProjectBackwardItem>> project_finish_dy_variants();
 
 }  // namespace mbconv::ops

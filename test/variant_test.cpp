@@ -45,6 +45,7 @@ void check_table(std::span<const ops::Variant<Function>> table) {
 
 TEST_CASE("variant: every table is sorted and ends in generic") {
   check_table(ops::conv1x1_forward_variants());
+  check_table(ops::conv1x1_finish_input_variants());
   check_table(ops::conv1x1_backward_variants());
   check_table(ops::dropout_variants());
   check_table(ops::dwconv_forward_variants());
@@ -52,6 +53,7 @@ TEST_CASE("variant: every table is sorted and ends in generic") {
   check_table(ops::loss_variants());
   check_table(ops::pool_variants());
   check_table(ops::project_backward_variants());
+  check_table(ops::project_finish_dy_variants());
   check_table(ops::sgd_variants());
   check_table(ops::squeeze_excite_reduce_variants());
   check_table(ops::squeeze_excite_gate_variants());
