@@ -45,7 +45,7 @@ void Mbconv::infer(const ops::Context& context) {
   if (config_.expand)
     depthwise.expand = {input_->y, expand_folded_.w(), expand_folded_.finish(activation_)};
   depthwise.w = depthwise_folded_.w();
-  depthwise.y = depthwise_.y;
+  depthwise.y = {depthwise_.y.data, ops::inverted_residual_inside(wide_shape(), config_.stride)};
   depthwise.ksize = config_.ksize;
   depthwise.stride = config_.stride;
   depthwise.cut = inference_cut_.depthwise;
@@ -55,7 +55,7 @@ void Mbconv::infer(const ops::Context& context) {
   depthwise.pooled = pooled_;
   args.se = squeeze_excite();
   ops::Conv1x1Forward& product = args.product;
-  product.x = depthwise_.finished();
+  product.x.y = depthwise.y;
   product.x.gate = gate_;
   product.w = project_folded_.w();
   product.y = output_.y;

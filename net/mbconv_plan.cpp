@@ -53,8 +53,7 @@ void Mbconv::plan_forward(Plan& plan) {
     expand_cut_ = ops::conv1x1_forward_cut(x, e);
     expand_bn_->plan(plan);
   }
-  const Shape d = training ? ops::dwconv_output(wide_shape(), c.stride)
-                           : ops::inverted_residual_inside(wide_shape(), c.stride);
+  const Shape d = ops::dwconv_output(wide_shape(), c.stride);
   plan.add(name_ + ".depthwise", d, depthwise_pass_, saved(depthwise_pass_, project_pass_),
            depthwise_.y);
   depthwise_cut_ = ops::dwconv_forward_cut(wide_shape(), c.ksize, c.stride);

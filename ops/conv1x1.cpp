@@ -93,12 +93,12 @@ int conv1x1_forward_column_groups(const Shape& x, const Shape& y) {
   return static_cast<int>(std::clamp<int64_t>(items / rows, 1, panels));
 }
 
-size_t conv1x1_forward_scratch(const Shape& x, const Shape& y) {
+size_t conv1x1_forward_scratch(const Shape& x, const Shape& y, bool gated) {
   const int depth = std::min(round_up(x.c, kLane), kTileDepth);
   const int partial = x.c > depth ? kTileRows * y.padded_c() : 0;
   const Packed<const float> w{nullptr, x.c, y.c};
   return static_cast<size_t>(kTileRows * (depth + kWideBlock) + 2 * y.padded_c() + partial) +
-         (gates_weights(x, w) ? w.size() : 0);
+         (gated && gates_weights(x, w) ? w.size() : 0);
 }
 
 void check_conv1x1_forward(const Conv1x1Forward& args) {

@@ -28,14 +28,18 @@ struct Conv1x1Forward {
 RowCut conv1x1_forward_cut(const Shape& x, const Shape& y);
 // Where there are too few rows to feed many threads, columns are cut as well.
 int conv1x1_forward_column_groups(const Shape& x, const Shape& y);
-// Whether the gate of an x that is finished but for it is multiplied into a copy of w for each
-// image and not into x: where w is smaller than an image of x and fits into a core's cache.
-MBCONV_INLINE bool gates_weights(const Shape& x, const Packed<const float>& w) {
+// Whether an item of whole or part of one image multiplies the gate of an x that is finished but
+// for it into a copy of w, and not into x: where w is smaller than the image and fits into a core's
+// cache, and the image is so large that it makes a group of its own (ops/inverted_residual.cpp), or
+// its bits would depend on its neighbours in the batch.
+inline constexpr int kMinGatedRows = 2 * kTileRows;
+MBCONV_INLINE constexpr bool gates_weights(const Shape& x, const Packed<const float>& w) {
   constexpr size_t kMaxWeights = size_t{96} << 10;
-  return x.blocks() == 1 && w.padded_n() <= x.pixels() && w.size() <= kMaxWeights;
+  return x.blocks() == 1 && x.pixels() >= kMinGatedRows && w.padded_n() <= x.pixels() &&
+         w.size() <= kMaxWeights;
 }
-// Floats of scratch memory a worker needs.
-size_t conv1x1_forward_scratch(const Shape& x, const Shape& y);
+// Floats of scratch memory a worker needs; `gated`: x is finished but for a gate.
+size_t conv1x1_forward_scratch(const Shape& x, const Shape& y, bool gated = false);
 // Overwrites y, x_out and sums. Parallel over row ranges and column groups. Throws Error if shapes
 // do not fit together.
 void conv1x1_forward(const Context& context, const Conv1x1Forward& args);

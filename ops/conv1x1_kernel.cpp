@@ -28,8 +28,14 @@ void load_columns(const Deferred& x, View<float> x_out, const TileRows& rows, in
   });
 }
 
+bool gates_weights(const Conv1x1Forward& args) {
+  const Deferred& x = args.x;
+  return x.gate != nullptr && x.scale == nullptr && !x.skip && !args.x_out &&
+         args.cut.images == 1 && ops::gates_weights(x.y.shape, args.w);
+}
+
 // gated[k,n] = w[k,n] gate[k], the panels of a group.
-void gate_rows(Packed<const float> w, const float* gate, Panels panels, Packed<float> gated) {
+void gate_weights(Packed<const float> w, const float* gate, Panels panels, Packed<float> gated) {
   for (int p = panels.first; p < panels.last; ++p) {
     const int width = w.width(p);
     const float* from = w.panel(p);
@@ -55,16 +61,12 @@ void conv1x1_forward(const Conv1x1Forward& args, int slot, int group, float* scr
   const RowCut::Range range = args.cut.item(slot, shape.n, shape.pixels());
   Deferred x = args.x;
   Packed<const float> w = args.w;
-  x.gate = nullptr;
-  if (args.x.gate != nullptr && x.finished() && !x_out && range.images == 1 &&
-      gates_weights(shape, w)) {
-    Scratch memory(scratch);
-    const Packed<float> gated{memory.take(static_cast<ptrdiff_t>(w.size())), w.k, w.n};
-    gate_rows(w, args.x.gate + ptrdiff_t{range.first_image} * shape.padded_c(), panels, gated);
-    scratch = memory.take(0);
+  if (gates_weights(args)) {
+    const Packed<float> gated{scratch, w.k, w.n};
+    gate_weights(w, x.gate + ptrdiff_t{range.first_image} * shape.padded_c(), panels, gated);
+    scratch += gated.size();
     w = gated;
-  } else {
-    x.gate = args.x.gate;
+    x.gate = nullptr;
   }
   const bool in_place = x.finished() && !x_out && shape.blocks() == 1;
   const auto load = [&](const TileRows& rows, int k0, int depth, float* tile, int ld) -> Tile {

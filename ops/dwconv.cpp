@@ -53,15 +53,16 @@ DwconvCut cut_lines(int n, int lines, int channels, int64_t macs, int min_lines)
   return cut;
 }
 
-// `finished`: whether y may also be NHWC where x is not.
-void check(const Shape& x, const Shape& y, bool finished, const Packed<const float>& w, int ksize,
+// `nhwc`: whether y is, or else as x.
+void check(const Shape& x, const Shape& y, bool nhwc, const Packed<const float>& w, int ksize,
            int stride) {
   require(ksize == 3 || ksize == 5, "dwconv: the kernel size must be 3 or 5, got ", ksize);
   require(stride == 1 || stride == 2, "dwconv: the stride must be 1 or 2, got ", stride);
-  const Shape out = dwconv_output(x, stride);
-  require(y == out || (finished && y == Shape::nhwc(out.n, out.h, out.w, out.c)), "dwconv: y is [",
-          y.n, ",", y.h, ",", y.w, ",", y.c, "] in blocks of ", y.block, ", which does not fit x [",
-          x.n, ",", x.h, ",", x.w, ",", x.c, "] at stride ", stride);
+  Shape expected = dwconv_output(x, stride);
+  if (nhwc) expected = Shape::nhwc(expected.n, expected.h, expected.w, expected.c);
+  require(y == expected, "dwconv: y is [", y.n, ",", y.h, ",", y.w, ",", y.c, "] in blocks of ",
+          y.block, ", which does not fit x [", x.n, ",", x.h, ",", x.w, ",", x.c, "] at stride ",
+          stride);
   require(w.k == ksize * ksize && w.n == x.c, "dwconv: w is [", w.k, ",", w.n, "], expected [",
           ksize * ksize, ",", x.c, "]");
 }

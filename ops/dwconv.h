@@ -42,7 +42,7 @@ struct DwconvForward {
   Deferred x;             // [N,H,W,C]; of it only the shape with `expand`
   View<float> x_out;      // [N,H,W,C] out: the finished x, if later passes want it; or empty
   Packed<const float> w;  // [K*K,C]
-  View<float> y;          // [N,OH,OW,C] out, raw or as `finish` says, blocks as x
+  View<float> y;          // [N,OH,OW,C] out, raw, blocks as x, or NHWC, as `finish` says
   const float* pivot;     // [C] what is subtracted before summing
   ChannelSums sums;       // out: of y - pivot and its square, a slot for each line range; or empty
   int ksize, stride;

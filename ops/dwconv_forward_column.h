@@ -110,6 +110,7 @@ struct StoreColumns {
     const unsigned c = static_cast<unsigned>(column - first);
     base += c / kLane * ring_pitch + c % kLane;
     constexpr int kOfLane = NV < kLaneVectors ? NV : kLaneVectors;
+    static_assert(NV % kOfLane == 0);
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v += kOfLane, base += ring_pitch) {
 #pragma GCC unroll 16

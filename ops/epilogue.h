@@ -121,10 +121,10 @@ struct StoreOutput {
   }
 };
 
-// Pixels of a Finish: y = f(product + bias) + skip. Products are [pixel][ld] and lost; channels
-// [c0, c0 + width) of the tensor. The values are also added to sums[width], if not null.
+// Pixels of a Finish: y = f(product + bias) + skip. Products are [pixel][ld], y may be there;
+// channels [c0, c0 + width) of the tensor. The values are also added to sums[width], if not null.
 template <class F, bool kSkip, bool kStream>
-inline void finish_products(const Finish& finish, float* products, ptrdiff_t ld,
+inline void finish_products(const Finish& finish, const float* products, ptrdiff_t ld,
                             const Pixels pixels, int c0, int width, float* y, float* sums) {
   const float* skip = at(finish.skip.data, pixels.offset);
   float* out = y + pixels.offset;
@@ -148,7 +148,7 @@ inline void finish_products(const Finish& finish, float* products, ptrdiff_t ld,
 }
 
 // The same for any Finish. Padding lanes are zero: f(0) may not be.
-inline void store_finished(const Finish& finish, float* products, ptrdiff_t ld,
+inline void store_finished(const Finish& finish, const float* products, ptrdiff_t ld,
                            const Pixels& pixels, int c0, int width, View<float> y, float* sums) {
   with_activation(finish.activation, [&](auto f) {
     with_flag(static_cast<bool>(finish.skip), [&](auto skip) {
@@ -166,7 +166,7 @@ inline void store_finished(const Finish& finish, float* products, ptrdiff_t ld,
 
 // Epilogue of a finished tensor: channels [c0, c0 + width), which lie in one block, of the rows of
 // a tile of products[rows][ld].
-inline void store_finished_rows(const Finish& finish, const TileRows& rows, float* products,
+inline void store_finished_rows(const Finish& finish, const TileRows& rows, const float* products,
                                 ptrdiff_t ld, int c0, int width, View<float> y) {
   store_finished(finish, products, ld, tile_pixels(y.shape, rows, c0, kAhead), c0, width, y,
                  nullptr);
@@ -220,8 +220,8 @@ inline void input_grad_pixels(const InputGrad& out, const float* dx, ptrdiff_t l
 
 // Epilogue of an input gradient: channels [c0, c0 + width) of the rows of a tile dx[rows][ld] of an
 // NHWC tensor. `sums`, [2][channels], may be null where there is no batch norm.
-inline void store_input_grad(const InputGrad& out, const TileRows& rows, float* dx, ptrdiff_t ld,
-                             int c0, int width, float* sums) {
+inline void store_input_grad(const InputGrad& out, const TileRows& rows, const float* dx,
+                             ptrdiff_t ld, int c0, int width, float* sums) {
   const Shape& shape = out.dz.shape;
   if (!out.y) {
     store_rows(dx, ld, rows, c0, width, out.dz);

@@ -9,9 +9,10 @@ namespace mbconv::ops {
 namespace {
 
 // Rows of d that a group has at least: a tile of the product, and enough images for squeeze-excite
-// to read its weights less often.
+// to read its weights less often. Not more than where weights are gated: a group is then an image.
 constexpr int kGroupRows = 2 * kTileRows;
-// Column panels of an item: each group of columns loads its rows anew.
+static_assert(kGroupRows <= kMinGatedRows);
+// Column panels of an item: each group of columns loads its rows or gates its weights anew.
 constexpr int kMinPanels = 2;
 
 RowCut of_groups(const RowCut& groups, int64_t items, int rows, int min_rows) {
@@ -57,7 +58,7 @@ InvertedResidualCut inverted_residual_cut(const Shape& x, int ksize, int stride,
 size_t inverted_residual_scratch(const Shape& x, int ksize, int stride, int cout, int reduced) {
   const Shape d = inverted_residual_inside(x, stride);
   return std::max({dwconv_scratch(x, ksize), squeeze_excite_scratch(reduced),
-                   conv1x1_forward_scratch(d, Shape::nhwc(d.n, d.h, d.w, cout))});
+                   conv1x1_forward_scratch(d, Shape::nhwc(d.n, d.h, d.w, cout), true)});
 }
 
 void inverted_residual_forward(const Context& context, const InvertedResidual& args) {

@@ -19,7 +19,8 @@ struct InvertedResidual {
   bool staged = false;      // by image groups, the same in both cuts; else pass by pass
 };
 
-// The shape of d, NHWC: the product reads its rows where they are.
+// The shape of d, NHWC: the product reads its rows where they are. As many elements as
+// dwconv_output().
 Shape inverted_residual_inside(const Shape& x, int stride);
 
 struct InvertedResidualCut {

@@ -19,7 +19,7 @@ inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width,
   const float *means = at(args.bn_mean, c0), *invstds = at(args.bn_invstd, c0);
   for_each_run(pixels.count, width, [&](int p0, int p1, int c) {
     const Lane scale = load_lane_or(scales, c, 1.0f), shift = load_lane_or(shifts, c, 0.0f);
-    const Lane mean = load_lane_or(means, c, 0.0f), invstd = load_lane_or(invstds, c, 0.0f);
+    const Lane mean = load_lane_or(means, c, 0.0f);
     Lane sum = lane_of(0.0f), slope_sum = sum, slope_centred = sum;
     for (int p = p0; p < p1; ++p) {
       const float* pixel = y + p * pixels.stride + c;
@@ -44,7 +44,7 @@ inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width,
       add(0, sum.v[v]);
       if constexpr (kSlopes) {
         add(1, slope_sum.v[v]);
-        add(2, slope_centred.v[v] * invstd.v[v]);
+        add(2, slope_centred.v[v] * load(invstds + c + i));
       }
     });
   });

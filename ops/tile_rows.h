@@ -142,9 +142,9 @@ inline void store(float* p, const Lane& lane) {
   for_each_vector([&](int v, int c) { store(p + c, lane.v[v]); });
 }
 
-// Calls body(p0, p1, c) for each lane of channels in [0, width) of each run of pixels in [0,
-// count): runs are long enough to keep the vectors of a channel in registers and short enough to
-// read memory nearly in its order.
+// Calls body(p0, p1, c) for each kStep channels in [0, width), a multiple of it, of each run of
+// pixels in [0, count): runs are long enough to keep the vectors of a channel in registers and
+// short enough to read memory nearly in its order.
 template <int kStep = kLane, class Body>
 inline void for_each_run(int count, int width, const Body& body) {
   constexpr int kRun = 16;

@@ -57,7 +57,11 @@ class Forward {
         batch_sums(y_, args_.pivot, args_.cut.items(), slots_of_rows(args_.cut, c.y, c.y.pixels()));
   }
 
-  size_t scratch() const { return ops::conv1x1_forward_scratch(args_.x.y.shape, args_.y.shape); }
+  size_t scratch() const {
+    const ops::Deferred& x = args_.x;
+    const bool gated = x.gate != nullptr && x.scale == nullptr && !x.skip;
+    return ops::conv1x1_forward_scratch(x.y.shape, args_.y.shape, gated);
+  }
   void run(const ops::Context& context) { ops::conv1x1_forward(context, args_); }
 
   void check(double c) const {
@@ -253,10 +257,17 @@ std::vector<Case> gated_cases() {
     return finished_case(name, shape(m, cin, false), shape(m, cout, false), kGated,
                          {Activation::linear, true}, cut, column_groups);
   };
-  return {gated("images in parts", {2, 9, 7}, 144, 40, {1, 2, 2}),
-          gated("deep, in column groups", {2, 11, 8}, 400, 80, {1, 1, 2}, 2),
-          gated("more columns than pixels", {2, 5, 5}, 144, 40, {1, 1, 2}),
-          gated("groups of 2 images", {3, 7, 7}, 96, 24, {2, 1, 2})};
+  std::vector<Case> cases = {
+      gated("images in parts", {2, 16, 12}, 144, 80, {1, 2, 2}),
+      gated("channels that fill no lane", {3, 14, 14}, 20, 24, {1, 1, 3}),
+      gated("deep, in column groups", {2, 16, 13}, 400, 80, {1, 1, 2}, 2),
+      gated("more columns than pixels", {1, 16, 12}, 24, 208, {1, 1, 1}),
+      gated("small images", {2, 5, 5}, 144, 24, {1, 1, 2}),
+      gated("groups of 2 images", {3, 16, 12}, 24, 8, {2, 1, 2}),
+      gated("x_out", {1, 16, 12}, 24, 8, {1, 1, 1}),
+  };
+  cases.back().x_out = true;
+  return cases;
 }
 
 std::vector<Case> finished_cases() {

@@ -28,7 +28,6 @@ struct DwconvCase {
   ops::DwconvCut cut = {{0, 0, 0}, 0};  // as the op cuts, if no groups
   std::optional<Folded> finish = {};    // with the pool
   int expand_cin = 0;                   // x comes from an expand convolution
-  bool nhwc = false;                    // y, whatever x is
 };
 
 class DwconvForwardCase {
@@ -38,7 +37,7 @@ class DwconvForwardCase {
 
   DwconvForwardCase(const DwconvCase& c, Values values) {
     Shape y = ops::dwconv_output(c.x, c.stride);
-    if (c.nhwc) y = Shape::nhwc(y.n, y.h, y.w, y.c);
+    if (c.finish) y = Shape::nhwc(y.n, y.h, y.w, y.c);
     Inputs in(memory, values, static_cast<uint64_t>(c.x.c * 1000 + c.ksize * 10 + c.stride));
     if (c.expand_cin > 0) {
       args_.x.y.shape = c.x;

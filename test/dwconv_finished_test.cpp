@@ -22,13 +22,10 @@ TEST_CASE("dwconv: a finished output and its pool") {
     c.pending = {false};
     c.x_out = c.sums = false;
     c.finish = Folded{};
-    for (const bool nhwc : {false, true}) {
-      c.nhwc = nhwc;
-      DwconvForwardCase forward(c, Values::reals);
-      check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
-      check_writes_only_its_output(ops::dwconv_forward_variants(), forward);
-      check_thread_count(ops::dwconv_forward_variants(), forward);
-    }
+    DwconvForwardCase forward(c, Values::reals);
+    check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
+    check_writes_only_its_output(ops::dwconv_forward_variants(), forward);
+    check_thread_count(ops::dwconv_forward_variants(), forward);
   }
   const auto finish = [](const Shape& x, int ksize, int stride, const Folded& folded) {
     return DwconvCase{"", x, ksize, stride, {false}, false, false, {{0, 0, 0}, 0}, folded};
@@ -55,7 +52,7 @@ TEST_CASE("dwconv: a finished output and its pool") {
   }
   if (small_run()) return;
   // Stored past the caches; lines longer than a tile of fp32 sums.
-  for (const Shape& x : {map_shape(kLargeMap, 48, true), map_shape({1, 2, 600}, 16, false)}) {
+  for (const Shape& x : {map_shape(kLargeMap, 96, true), map_shape({1, 2, 600}, 16, false)}) {
     DwconvForwardCase forward(finish(x, 3, 1, {}), Values::reals);
     check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
     check_writes_only_its_output(ops::dwconv_forward_variants(), forward);
@@ -73,7 +70,6 @@ TEST_CASE("dwconv: an expand convolution in front") {
     c.x_out = c.sums = false;
     c.finish = Folded{};
     c.expand_cin = 24;
-    c.nhwc = true;
     DwconvForwardCase forward(c, Values::reals);
     check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
     check_writes_only_its_output(ops::dwconv_forward_variants(), forward);

@@ -183,7 +183,7 @@ TEST_CASE("dwconv: refuses shapes that do not fit together") {
   refused([](auto& a) { a.w.k = 25; });
   refused([](auto& a) { a.y.shape.h = 2; });
   refused([](auto& a) { a.y.shape.block = 16; });
-  refused([](auto& a) {  // only a finished y has a layout of its own
+  refused([](auto& a) {  // only a finished y is NHWC where x is not
     a.x.y.shape = Shape::wide(1, 5, 5, 96);
     a.y.shape = Shape::nhwc(1, 3, 3, 96);
     a.w.n = a.sums.channels = 96;

@@ -179,8 +179,23 @@ TEST_CASE("efficientnet: inference of an image does not depend on its neighbours
   }
 }
 
+TEST_CASE("efficientnet: inference of an image does not depend on its place in the batch") {
+  ModelConfig model = test::narrow_model(80);
+  model.width = 0.5;
+  Workers workers(2);
+  test::Images images(model, 5);
+  const auto size = static_cast<ptrdiff_t>(images.pixels.size() / 5);
+  for (int n = 1; n < 5; ++n)
+    std::copy_n(images.pixels.begin(), size, images.pixels.begin() + n * size);
+  EfficientNet network(network_config(model), 5, Mode::inference, workers, host_isa());
+  network.parameters().initialise(3);
+  network.infer(images.pixels.data());
+  for (int n = 1; n < 5; ++n) CHECK(network.logits(n) == network.logits(0));
+}
+
 TEST_CASE("efficientnet: inference in a network planned for training is the same") {
-  const ModelConfig model = test::narrow_model();
+  ModelConfig model = test::narrow_model(64);
+  model.width = 0.5;
   Workers workers(2);
   const test::Images images(model, 3);
   EfficientNet training(network_config(model), 3, Mode::training, workers, host_isa());
