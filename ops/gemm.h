@@ -105,7 +105,8 @@ inline void for_each_columns(int used, const Body& body) {
 // FMA for each accumulator; bound by the FMA ports, and where another hardware thread takes slots
 // of the front end by those, so that two steps of k share a loop's own instructions, and tiles
 // those of the call. A function of its own: within a larger one g++ 12 keeps accumulators in
-// memory.
+// memory. In cache on one thread of a Zen 3: 0.86 to 0.97 of the FMA peak, but 0.76 where k is 16:
+// 12 stores and the ends of a tile beside 192 FMAs.
 template <int MR, class C, bool kTransposed, bool kInit, class Out>
 [[gnu::noinline]] void gemm_rows(int row, int end, int k, Tile left, const float* b, ptrdiff_t ldb,
                                  Tile start, int column, const Out& out) {

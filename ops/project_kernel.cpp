@@ -16,7 +16,8 @@ ProjectBackwardItem project_backward, project_finish_dy;
 namespace {
 
 // Epilogue of g for pixels of one image, channels [c0, c0 + width): stores g, forms a * gate in
-// place of it, and sums up P0..P4 in sums[5][kWideBlock], over what is there where it `begins`.
+// place of it, and sums up P0..P4 in sums[5][kWideBlock], over what is there where it `begins`. Of
+// two vectors at a time some constants come from memory, but whole lines of g are stored.
 template <class F, bool kStream>
 inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0, int width,
                         float* tile, float* sums, bool begins) {
