@@ -67,9 +67,9 @@ struct Columns {
   static constexpr int kFull = kUsed / kWidth;
   static constexpr bool kHalf = kUsed % kWidth != 0;
 
-  // Rows of the register tile: 8 x 48, 6 x 16, and 4 x 24 = 12 accumulators where half of 16
-  // columns would be padding.
-  static constexpr int kRows = kWidth == 8 && kUsed == 24 ? 4 : kMR;
+  // Rows of the register tile: 8 x 48; 6 x 16, and as many accumulators, 4 x 24 where half of 16
+  // columns would be padding, 2 x 48 where there are no more rows.
+  static constexpr int kRows = kWidth == 8 && kFull > 2 ? 12 / kFull : kMR;
 };
 
 // Calls body(c, Columns) for groups of the columns of a panel of which `used` are not padding.
@@ -187,10 +187,14 @@ inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0,
                             Tile init, const Out& out) {
   const int width = w.width(panel);
   const float* b = w.panel(panel) + ptrdiff_t{k0} * width;
-  for_each_columns(w.used(panel), [&](int c, auto columns) {
+  const auto product = [&](int c, auto columns) {
     gemm_columns<decltype(columns), false, kInit>(m, k, a, b + c, width, init,
                                                   panel * kWideBlock + c, out);
-  });
+  };
+  if constexpr (kWidth == 8) {  // Sums of one row of 16 columns would wait for each other.
+    if (m <= 2 && w.used(panel) == kWideBlock) return product(0, Columns<kWideBlock, kWideBlock>());
+  }
+  for_each_columns(w.used(panel), product);
 }
 
 // dW[k x used] = A[m x k]^T B[m x used], with `add` added to what is there, and the padding after

@@ -101,6 +101,8 @@ std::vector<Case> network_cases() {
       {"head 112->1280", shape({1, 2, 2}, 112, false), shape({1, 2, 2}, 1280, false), normalised},
       {"classifier 1280->1000", shape({2, 1, 1}, 1280, false), shape({2, 1, 1}, 1000, false),
        finished, false, false},
+      {"classifier of one picture", shape({1, 1, 1}, 1280, false), shape({1, 1, 1}, 1000, false),
+       finished, false, false},
       {"the op's own cut", shape({1, 56, 56}, 24, false), shape({1, 56, 56}, 48, true), normalised},
       {"wide to wide", shape({2, 5, 7}, 144, true), shape({2, 5, 7}, 96, true), gated, true},
   };
