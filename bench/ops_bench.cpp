@@ -4,7 +4,7 @@
 // Layers of inference have names of their own, b0_r224_inference.head, where they run otherwise.
 // Modes:
 //   tile   one unit of channels and as many lines as fit half of a core's second-level cache, or
-//          tiles of matrix products
+//          a tile or lines of a micro-kernel alone
 //   warm   one image, or as many lines of it as fit half of the last-level cache
 //   cold   batches, and copies of them in turns, that together are twice the last-level cache
 // Counters are those of the fastest call: GFLOP/s, GB/s (each tensor counted once), and both in
@@ -20,6 +20,7 @@
 #include <memory>
 
 #include "bench/case.h"
+#include "bench/dwconv_lines.h"
 #include "bench/gemm.h"
 #include "bench/machine.h"
 #include "bench/peak.h"
@@ -209,19 +210,27 @@ std::string mode_name(Mode mode) {
   return mode == Mode::tile ? "tile" : mode == Mode::warm ? "warm" : "cold";
 }
 
-void add_gemm(Bench& bench, const Layer& layer) {
-  const bool product = layer.op == Layer::Op::conv1x1 || layer.op == Layer::Op::project;
-  if (!product || !layer.norm) return;
-  const std::pair<const char*, MakeCase*> kernels[] = {
-      {"gemm_forward", gemm_forward},
-      {"gemm_backward_input", gemm_backward_input},
-      {"gemm_backward_filter", gemm_backward_filter}};
-  for (const auto& [kernel, make] : kernels) {
-    for (const Level& level : levels(ops::conv1x1_forward_variants())) {
-      add(bench,
-          std::string(kernel) + "/" + level.name + "/tile/" + layer.name + "/" + gemm_name(layer),
+// The micro-kernels of a layer alone.
+void add_kernels(Bench& bench, const Layer& layer) {
+  using Op = Layer::Op;
+  const auto add_kernel = [&](const char* kernel, MakeCase* make, const std::string& shape,
+                              const std::vector<Level>& of) {
+    for (const Level& level : of) {
+      add(bench, std::string(kernel) + "/" + level.name + "/tile/" + layer.name + "/" + shape,
           {layer, 1, make, level.isa, Mode::tile});
     }
+  };
+  if ((layer.op == Op::conv1x1 || layer.op == Op::project) && layer.norm) {
+    const std::vector<Level> of = levels(ops::conv1x1_forward_variants());
+    add_kernel("gemm_forward", gemm_forward, gemm_name(layer), of);
+    add_kernel("gemm_backward_input", gemm_backward_input, gemm_name(layer), of);
+    add_kernel("gemm_backward_filter", gemm_backward_filter, gemm_name(layer), of);
+  }
+  if (layer.op == Op::dwconv) {
+    const std::vector<Level> of = levels(ops::dwconv_forward_variants());
+    add_kernel("dwconv_line_forward", dwconv_line_forward, dwconv_line_name(layer), of);
+    add_kernel("dwconv_line_backward_filter", dwconv_line_backward_filter, dwconv_line_name(layer),
+               of);
   }
 }
 
@@ -240,7 +249,7 @@ void add_layer(Bench& bench, const Layer& layer) {
       }
     }
   }
-  add_gemm(bench, layer);
+  add_kernels(bench, layer);
 }
 
 // Removes --threads=N from the arguments.
