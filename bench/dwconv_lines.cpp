@@ -31,7 +31,8 @@ Case dwconv_line_forward(const Layer& layer, int) {
   const ptrdiff_t w = ptrdiff_t{k} * k * kLane;
   return repeated(static_cast<size_t>(x + w + outputs * kLane), double{1} * outputs * k * k,
                   [=](const Kernels& kernel, float* scratch) {
-                    kernel.dwconv_line_forward(k, s, outputs, scratch, scratch + x, scratch + x + w);
+                    kernel.dwconv_line_forward(k, s, outputs, scratch, scratch + x,
+                                               scratch + x + w);
                   });
 }
 

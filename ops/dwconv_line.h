@@ -37,9 +37,9 @@ constexpr int kOutputs = kManyRegisters ? 14 : 7;
 // acc[q] = sum over lines and taps of x[r][(q * S + t)] w[r][t] for one vector of channels: per
 // line (Q - 1) S + T loads of x for Q T FMAs. Bound by the latency of T FMAs a line, as each sum
 // waits for itself: 20 cycles (AVX2) where the ports need 17.5 for 5 taps. In L1 of a Zen 3 an
-// output vector of 5 x 5 taps takes 15.1 cycles of 12.5, of 3 x 3 5.3 of 4.5, 20 and 8.5 where other
-// hardware threads take slots of the front end. Sums enough to hide that, 4 outputs of two vectors,
-// take 14.0 and 5.0, but need more loads, and passes gained nothing by them.
+// output vector of 5 x 5 taps takes 15.1 cycles of 12.5, of 3 x 3 5.3 of 4.5, 20 and 8.5 where
+// other hardware threads take slots of the front end. Sums enough to hide that, 4 outputs of two
+// vectors, take 14.0 and 5.0, but need more loads, and passes gained nothing by them.
 template <int Q, int T, int S, class Out>
 inline void dwconv_block(const Lines& lines, int q0, int c, const Out& out) {
   V acc[Q];
