@@ -8,9 +8,9 @@ namespace {
 // Independent repetitions in a call, shared by the threads, of so many lines each.
 constexpr int kRepeats = 8, kLines = 32;
 
-// `macs` of a line of kLane channels; run(kernels, scratch) computes it.
+// run(kernels, scratch) computes a line: `macs` for each of its kLane channels.
 template <class Run>
-Case repeated(size_t scratch, double macs, const Run& run) {
+Case repeated(size_t scratch, int macs, const Run& run) {
   Case c;
   c.run = [=](const ops::Context& context) {
     const Kernels& kernel = kernels(context.isa);
@@ -19,7 +19,7 @@ Case repeated(size_t scratch, double macs, const Run& run) {
     });
   };
   c.scratch = scratch;
-  c.macs = kRepeats * kLines * macs * kLane;
+  c.macs = double{kRepeats * kLines * kLane} * macs;
   return c;
 }
 
@@ -29,7 +29,7 @@ Case dwconv_line_forward(const Layer& layer, int) {
   const int k = layer.ksize, s = layer.stride, outputs = layer.y.w;
   const ptrdiff_t x = ptrdiff_t{k} * ((outputs - 1) * s + k) * kLane;
   const ptrdiff_t w = ptrdiff_t{k} * k * kLane;
-  return repeated(static_cast<size_t>(x + w + outputs * kLane), double{1} * outputs * k * k,
+  return repeated(static_cast<size_t>(x + w + outputs * kLane), outputs * k * k,
                   [=](const Kernels& kernel, float* scratch) {
                     kernel.dwconv_line_forward(k, s, outputs, scratch, scratch + x,
                                                scratch + x + w);
@@ -40,9 +40,10 @@ Case dwconv_line_backward_filter(const Layer& layer, int) {
   const int k = layer.ksize, s = layer.stride, taps = (k + s - 1) / s, pixels = layer.y.w;
   const ptrdiff_t a = ptrdiff_t{pixels} * s * kLane;
   const ptrdiff_t dy = ptrdiff_t{taps} * (pixels + taps - 1) * kLane;
-  return repeated(static_cast<size_t>(a + dy + taps * taps * kLane),
-                  double{1} * pixels * taps * taps, [=](const Kernels& kernel, float* scratch) {
-                    kernel.dwconv_line_filter(k, s, pixels, scratch, scratch + a, scratch + a + dy);
+  return repeated(static_cast<size_t>(a + dy + taps * taps * kLane), pixels * taps * taps,
+                  [=](const Kernels& kernel, float* scratch) {
+                    kernel.dwconv_line_backward_filter(k, s, pixels, scratch, scratch + a,
+                                                       scratch + a + dy);
                   });
 }
 

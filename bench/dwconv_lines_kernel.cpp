@@ -25,8 +25,8 @@ void dwconv_line_forward(int ksize, int stride, int outputs, const float* x, con
   });
 }
 
-void dwconv_line_filter(int ksize, int stride, int pixels, const float* a, const float* dy,
-                        float* dw) {
+void dwconv_line_backward_filter(int ksize, int stride, int pixels, const float* a, const float* dy,
+                                 float* dw) {
   with_kind(ksize, stride, false, [&](auto k, auto s, auto, bool) {
     constexpr int S = decltype(s)::value, T = (decltype(k)::value + S - 1) / S;
     const Rows rows(T, pixels + T - 1);

@@ -11,13 +11,13 @@ namespace ops {
   void gemm_filter(int rows, const float* a, const float* b, Packed<float> dw);                \
   void dwconv_line_forward(int ksize, int stride, int outputs, const float* x, const float* w, \
                            float* y);                                                          \
-  void dwconv_line_filter(int ksize, int stride, int pixels, const float* a, const float* dy,  \
-                          float* dw);                                                          \
+  void dwconv_line_backward_filter(int ksize, int stride, int pixels, const float* a,          \
+                                   const float* dy, float* dw);                                \
   float peak_fma(long iterations);                                                             \
   long peak_fma_flops();                                                                       \
   void copy_stream(const float* from, float* to, long floats);                                 \
   consteval bench::Kernels kernels() {                                                         \
-    return {gemm_product, gemm_filter,    dwconv_line_forward, dwconv_line_filter,             \
+    return {gemm_product, gemm_filter,    dwconv_line_forward, dwconv_line_backward_filter,    \
             peak_fma,     peak_fma_flops, copy_stream};                                        \
   }                                                                                            \
   }

@@ -18,8 +18,8 @@ struct Kernels {
                               float* y);
   // dw [T,T,kLane] += gradient from a [stride pixels,kLane], every stride-th of it, and lines
   // dy [T,pixels + T - 1,kLane], T = ceil(ksize / stride).
-  void (*dwconv_line_filter)(int ksize, int stride, int pixels, const float* a, const float* dy,
-                             float* dw);
+  void (*dwconv_line_backward_filter)(int ksize, int stride, int pixels, const float* a,
+                                      const float* dy, float* dw);
   // Fused multiply-adds from registers, and the floating-point operations of an iteration.
   float (*peak_fma)(long iterations);
   long (*peak_fma_flops)();

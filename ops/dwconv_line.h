@@ -35,11 +35,12 @@ constexpr bool kManyRegisters = kWidth == 16;
 constexpr int kOutputs = kManyRegisters ? 14 : 7;
 
 // acc[q] = sum over lines and taps of x[r][(q * S + t)] w[r][t] for one vector of channels: per
-// line (Q - 1) S + T loads of x for Q T FMAs. Bound by the latency of T FMAs a line, as each sum
-// waits for itself: 20 cycles (AVX2) where the ports need 17.5 for 5 taps. In L1 of a Zen 3 an
-// output vector of 5 x 5 taps takes 15.1 cycles of 12.5, of 3 x 3 5.3 of 4.5, 20 and 8.5 where
-// other hardware threads take slots of the front end. Sums enough to hide that, 4 outputs of two
-// vectors, take 14.0 and 5.0, but need more loads, and passes gained nothing by them.
+// line (Q - 1) S + T loads of x for Q T FMAs. Bound by their latency: each sum waits for itself, T
+// times a line, where the ports would need Q T / 2 cycles. Cycles an output vector in L1 of a Zen
+// 3, Q = 7: of 5 x 5 taps 15.1, by latency 14.3, by ports 12.5; of 3 x 3 5.3, 5.1 and 4.5. Where
+// other hardware threads take slots of the front end, 20 and 8.5. Four outputs of two vectors are
+// enough sums to hide the latency and take 14.0 and 5.0, but with more loads: passes gained
+// nothing.
 template <int Q, int T, int S, class Out>
 inline void dwconv_block(const Lines& lines, int q0, int c, const Out& out) {
   V acc[Q];

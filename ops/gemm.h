@@ -68,7 +68,7 @@ struct Columns {
   static constexpr bool kHalf = kUsed % kWidth != 0;
 
   // Rows of the register tile: 8 x 48; 6 x 16, and as many accumulators, 4 x 24 where half of 16
-  // columns would be padding, 2 x 48 where there are no more rows.
+  // columns would be padding, 2 x 48 in products of at most two rows (12 + 2 + 1 of 16 registers).
   static constexpr int kRows = kWidth == 8 && kFull > 2 ? 12 / kFull : kMR;
 };
 
@@ -128,17 +128,33 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
     const float* b_row = b;
 #pragma GCC unroll 2
     for (int l = 0; l < k; ++l, b_row += ldb) {
-      V bv[C::kVectors];
-      [[maybe_unused]] HalfV bh;
-#pragma GCC unroll 8
-      for (int v = 0; v < C::kFull; ++v) bv[v] = load(b_row + v * kWidth);
-      if constexpr (C::kHalf) bh = load_half(b_row + C::kFull * kWidth);
+      const auto left_value = [&](int r) {
+        return V(kTransposed ? a[l * lda + r] : a[r * lda + l]);
+      };
+      if constexpr (C::kFull > 2 * MR) {  // fewer registers for the values of A than for B's
+        static_assert(!C::kHalf);
+        V ar[MR];
 #pragma GCC unroll 16
-      for (int r = 0; r < MR; ++r) {
-        const V ar(kTransposed ? a[l * lda + r] : a[r * lda + l]);
+        for (int r = 0; r < MR; ++r) ar[r] = left_value(r);
 #pragma GCC unroll 8
-        for (int v = 0; v < C::kFull; ++v) acc[r][v] = madd(ar, bv[v], acc[r][v]);
-        if constexpr (C::kHalf) half[r] = madd_half(ar, bh, half[r]);
+        for (int v = 0; v < C::kFull; ++v) {
+          const V bv = load(b_row + v * kWidth);
+#pragma GCC unroll 16
+          for (int r = 0; r < MR; ++r) acc[r][v] = madd(ar[r], bv, acc[r][v]);
+        }
+      } else {
+        V bv[C::kVectors];
+        [[maybe_unused]] HalfV bh;
+#pragma GCC unroll 8
+        for (int v = 0; v < C::kFull; ++v) bv[v] = load(b_row + v * kWidth);
+        if constexpr (C::kHalf) bh = load_half(b_row + C::kFull * kWidth);
+#pragma GCC unroll 16
+        for (int r = 0; r < MR; ++r) {
+          const V ar = left_value(r);
+#pragma GCC unroll 8
+          for (int v = 0; v < C::kFull; ++v) acc[r][v] = madd(ar, bv[v], acc[r][v]);
+          if constexpr (C::kHalf) half[r] = madd_half(ar, bh, half[r]);
+        }
       }
     }
     if constexpr (C::kPadded > C::kUsed) {
@@ -191,7 +207,7 @@ inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0,
     gemm_columns<decltype(columns), false, kInit>(m, k, a, b + c, width, init,
                                                   panel * kWideBlock + c, out);
   };
-  if constexpr (kWidth == 8) {  // Sums of one row of 16 columns would wait for each other.
+  if constexpr (kWidth == 8) {  // One row of 16 columns has two sums, which wait for themselves.
     if (m <= 2 && w.used(panel) == kWideBlock) return product(0, Columns<kWideBlock, kWideBlock>());
   }
   for_each_columns(w.used(panel), product);

@@ -82,10 +82,12 @@ TEST_CASE("dwconv: an expand convolution in front") {
                                 Values::reals);
       check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
     }
-    // More lines than are expanded at once, lines longer than a tile, channels that fill no vector.
-    for (const Shape& x : some(
-             std::vector<Shape>{map_shape({1, 40, 9}, 23, false), map_shape({2, 9, 100}, 8, false)},
-             1)) {
+    // More lines than are expanded at once, lines longer than a tile, channels that fill no vector,
+    // and two rows left of a whole panel.
+    const std::vector<Shape> shapes = {map_shape({1, 40, 9}, 23, false),
+                                       map_shape({2, 9, 100}, 8, false),
+                                       map_shape({1, 5, 98}, 48, true)};
+    for (const Shape& x : some(shapes, 1)) {
       DwconvForwardCase forward(
           expand(x, ksize, stride, {Activation::sigmoid}, 9, Activation::sigmoid), Values::reals);
       check_matches_reference(ops::dwconv_forward_variants(), forward, kTolerance);
