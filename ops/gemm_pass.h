@@ -120,7 +120,8 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
     for (int panel = 0; panel < dw.panels(); ++panel) {
       const int c = panel * kWideBlock, width = dw.width(panel);
       const ptrdiff_t ahead = next_block(shape, rows, c, 0, dw.panels());
-      load_grad_rows(p.dy, rows, c, width, ahead, dy, kWideBlock);
+      // The product of dx has asked for these rows of dy.
+      load_grad_rows(p.dy, rows, c, width, p.dx ? 0 : ahead, dy, kWideBlock);
       if (p.dx) {
         const int depth = p.wt.k - c < width ? p.wt.k - c : width;
         const Tile init{panel > 0 ? dx : nullptr, ld};

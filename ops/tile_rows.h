@@ -73,7 +73,8 @@ struct LaneOffsets {
 // Pixels of image n, or of any where nothing is given for each image: `count` of them, of a tensor
 // at its element `offset`, `stride` floats apart. What will be read after them lies `ahead` floats
 // further on: memory is asked for it in time, as the prefetchers of CPUs lose a stream at every end
-// of a line, panel or page. Loops take it by value: through a reference, every store of a vector
+// of a line, panel or page; 0 where a product has asked for it, as asking again takes the places of
+// those who wait for memory. Loops take it by value: through a reference, every store of a vector
 // might change it.
 struct Pixels {
   int n;
