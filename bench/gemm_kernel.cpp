@@ -22,9 +22,7 @@ void gemm_filter(int rows, const float* a, const float* b, Packed<float> dw) {
   for (int k0 = 0; k0 < dw.k; k0 += rows) {
     const int now = dw.k - k0 < rows ? dw.k - k0 : rows;
     for (int p = 0; p < dw.panels(); ++p) {
-      const int width = dw.width(p);
-      gemm_tn(kTileRows, now, dw.used(p), {a, lda}, {b, kWideBlock},
-              dw.panel(p) + ptrdiff_t{k0} * width, width, true);
+      gemm_tn(kTileRows, now, dw.used(p), {a, lda}, {b, kWideBlock}, panel_slabs(dw, p, k0), true);
     }
   }
 }

@@ -61,11 +61,8 @@ size_t place(const Matrix& m, int row, int column) {
   if (!m.packed)
     return static_cast<size_t>(row) * static_cast<size_t>(round_up(m.columns, kLane)) +
            static_cast<size_t>(column);
-  const ops::Packed<const float> packed{nullptr, m.rows, m.columns};
-  const int panel = column / kWideBlock;
-  return static_cast<size_t>(panel) * kWideBlock * static_cast<size_t>(m.rows) +
-         static_cast<size_t>(row) * static_cast<size_t>(packed.width(panel)) +
-         static_cast<size_t>(column % kWideBlock);
+  return static_cast<size_t>(
+      ops::Packed<const float>{nullptr, m.rows, m.columns}.place(row, column));
 }
 
 std::string to_string(const std::vector<int64_t>& shape) {

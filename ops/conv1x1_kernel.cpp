@@ -36,13 +36,13 @@ bool gates_weights(const Conv1x1Forward& args) {
 
 // gated[k,n] = w[k,n] gate[k], the panels of a group.
 void gate_weights(Packed<const float> w, const float* gate, Panels panels, Packed<float> gated) {
-  for (int p = panels.first; p < panels.last; ++p) {
-    const int width = w.width(p);
-    const float* from = w.panel(p);
-    float* to = gated.panel(p);
-    for (int k = 0; k < w.k; ++k, from += width, to += width) {
+  const int last = panels.last * kWideBlock, end = last < w.padded_n() ? last : w.padded_n();
+  for (int n = panels.first * kWideBlock; n < end; n += kLane) {
+    const float* from = &w.at(0, n);
+    float* to = &gated.at(0, n);
+    for (int k = 0; k < w.k; ++k, from += kLane, to += kLane) {
       const V g(gate[k]);
-      for (int c = 0; c < width; c += kWidth) store(to + c, load(from + c) * g);
+      for (int c = 0; c < kLane; c += kWidth) store(to + c, load(from + c) * g);
     }
   }
 }
@@ -134,8 +134,8 @@ void filter_rows(const Conv1x1Backward& args, int slot, int group, float* scratc
       const int c = panel * kWideBlock, width = dw.width(panel);
       load_grad_rows(args.dy, rows, c, width, next_block(shape, rows, c, panels.first, panels.last),
                      dy, kWideBlock);
-      gemm_tn(rows.count, args.dw.k, dw.used(panel), {x, ld}, {dy, kWideBlock}, dw.panel(panel),
-              width, add);
+      gemm_tn(rows.count, args.dw.k, dw.used(panel), {x, ld}, {dy, kWideBlock},
+              panel_slabs(dw, panel), add);
     }
     add = true;
   });

@@ -104,6 +104,16 @@ class TapSums {
   Factors factors_[kSmallPixels * kMaxTaps * kMaxTaps];
 };
 
+// A unit's filter to scratch memory, [taps][kWideBlock].
+inline const float* copy_filter(Scratch& memory, Packed<const float> w, int c0, int width) {
+  float* taps = memory.take(ptrdiff_t{w.k} * kWideBlock);
+  for (int tap = 0; tap < w.k; ++tap) {
+    for (int c = 0; c < width; c += kLane)
+      copy_row(filter_tap(w, tap, c0 + c), kLane, taps + tap * kWideBlock + c);
+  }
+  return taps;
+}
+
 // A unit's channels [c0, c0 + width) of image n; the next image is what is read after it.
 inline Pixels image_pixels(const Shape& shape, int n, int c0) {
   return {n, channel_offset(shape, c0) + n * shape.image_stride(), shape.block, shape.pixels(),
@@ -177,15 +187,16 @@ void small_forward_item(const DwconvForward& args, int slot, int unit, float* sc
   const int c0 = unit * kWideBlock, width = args.w.width(unit);
   const TapProducts products(in, args.ksize, args.stride);
   const TapSums y_sums(products, &TapProduct::y, out.pixels(), &TapProduct::x, kWideBlock,
-                       &TapProduct::tap, width);
+                       &TapProduct::tap, kWideBlock);
   Scratch memory(scratch);
+  const float* w = copy_filter(memory, args.w, c0, width);
   float* x = take_image(memory, in);
   float* y = take_image(memory, out);
   ColumnSums sums(memory, args.sums, slot, c0, width);
   const RowCut::Range range = args.cut.lines.item(slot, out.n, out.h);
   for (int n = range.first_image; n < range.first_image + range.images; ++n) {
     load_pixels(args.x, args.x_out, image_pixels(in, n, c0), c0, width, x, kWideBlock);
-    y_sums.sum<false>(x, args.w.panel(unit), width, y);
+    y_sums.sum<false>(x, w, width, y);
     store_small<kStream>(y, image_pixels(out, n, c0), width, args.y.data, at(args.pivot, c0),
                          sums.reserve(out.pixels()));
   }
@@ -199,10 +210,11 @@ void small_backward_item(const DwconvBackward& args, int slot, int unit, float* 
   const int c0 = unit * kWideBlock, width = args.w.width(unit), taps = args.ksize * args.ksize;
   const TapProducts products(in, args.ksize, args.stride);
   const TapSums dx_sums(products, &TapProduct::x, in.pixels(), &TapProduct::y, kWideBlock,
-                        &TapProduct::tap, width);
+                        &TapProduct::tap, kWideBlock);
   const TapSums dw_sums(products, &TapProduct::tap, taps, &TapProduct::x, kWideBlock,
                         &TapProduct::y, kWideBlock);
   Scratch memory(scratch);
+  const float* w = copy_filter(memory, args.w, c0, width);
   float* x = take_image(memory, in);
   float* slopes = take_image(memory, in);
   float* dx = take_image(memory, in);
@@ -217,7 +229,7 @@ void small_backward_item(const DwconvBackward& args, int slot, int unit, float* 
       load_grad_pixels(args.dy, image_pixels(out, n, c0), c0, width, dy, kWideBlock);
       load_values_and_slopes<kWideBlock>(args.x, pixels, c0, width, x, slopes);
       dw_sums.sum<true>(x, dy, width, dw);
-      dx_sums.sum<false>(dy, args.w.panel(unit), width, dx);
+      dx_sums.sum<false>(dy, w, width, dx);
       store_small_grad<decltype(skip)::value, kStream>(args.dx, dx, slopes, pixels, c0, width,
                                                        sums.reserve(in.pixels()));
     }
@@ -225,10 +237,10 @@ void small_backward_item(const DwconvBackward& args, int slot, int unit, float* 
   sums.flush();
   const auto [to, add] = filter_place(args, slot);
   for (int tap = 0; tap < taps; ++tap) {
-    float* row = to.panel(unit) + ptrdiff_t{tap} * width;
     for (int c = 0; c < width; c += kWidth) {
       const V sum = load(dw + tap * kWideBlock + c);
-      store(row + c, add ? load(row + c) + sum : sum);
+      float* place = filter_tap(to, tap, c0 + c);
+      store(place, add ? load(place) + sum : sum);
     }
   }
 }

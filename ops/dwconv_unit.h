@@ -54,8 +54,7 @@ class ColumnLines {
 // Where channel c0 of tap `tap` of a filter lies.
 template <class T>
 inline T* filter_tap(Packed<T> w, int tap, int c0) {
-  const int panel = c0 / kWideBlock;
-  return w.panel(panel) + ptrdiff_t{tap} * w.width(panel) + c0 % kWideBlock;
+  return &w.at(tap, c0);
 }
 
 // Where an item's filter gradient goes: added to dw by the only one, or to a slot, overwritten.

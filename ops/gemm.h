@@ -20,25 +20,33 @@ struct Tile {
   ptrdiff_t ld;
 };
 
-// Output policy: keeps the product in a tile, with kAdd added to what is there. An output policy
-// has
+// Vectors of a lane.
+constexpr int kLaneVectors = kLane / kWidth;
+
+// The right operand, or a filter gradient: kLane columns at a time, `slab` floats apart, rows `ld`
+// apart.
+template <class T>
+struct Slabs {
+  T* data;
+  ptrdiff_t ld, slab;
+
+  // Where columns from `column` on, a multiple of kLane, lie.
+  T* at(int row, int column) const { return data + row * ld + column / kLane * slab; }
+};
+
+// Panel `panel` of a matrix, from row k0 on.
+template <class T>
+inline Slabs<T> panel_slabs(Packed<T> w, int panel, int k0 = 0) {
+  return {w.panel(panel, k0), kLane, w.slab_stride()};
+}
+
+// Output policy: keeps the product in a tile. An output policy has
 //   store<MR, NV>(row, column, acc): receives acc[MR][NV], whose first element is (row, column);
 // and that of a filter gradient
 //   expect<MR, kColumns>(row, column): asks memory for that part of it, before the product.
-template <bool kAdd = false>
 struct StoreTile {
   float* data;
   ptrdiff_t ld;
-
-  template <int MR, int kColumns>
-  void expect(int row, int column) const {
-    const float* line = data + row * ld + column;
-#pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r, line += ld) {
-#pragma GCC unroll 4
-      for (int c = 0; c < kColumns; c += kLane) prefetch(line + c);
-    }
-  }
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
@@ -49,7 +57,36 @@ struct StoreTile {
     for (int r = 0; r < MR; ++r, line += pitch) {
 #pragma GCC unroll 16
       for (int v = 0; v < NV; ++v) {
-        float* p = line + v * kWidth;
+        ops::MBCONV_LEVEL::store(line + v * kWidth, acc[r][v]);
+      }
+    }
+  }
+};
+
+// Output policy of a filter gradient, with kAdd added to what is there.
+template <bool kAdd>
+struct StoreFilter {
+  Slabs<float> to;
+
+  template <int MR, int kColumns>
+  void expect(int row, int column) const {
+    const float* lines = to.at(row, column);
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; c += kLane, lines += to.slab) {
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; ++r) prefetch(lines + r * to.ld);
+    }
+  }
+
+  template <int MR, int NV>
+  void store(int row, int column, const V (&acc)[MR][NV]) const {
+    const ptrdiff_t ld = to.ld, slab = to.slab;
+    float* line = to.at(row, column);
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r, line += ld) {
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; ++v) {
+        float* p = line + v / kLaneVectors * slab + v % kLaneVectors * kWidth;
         ops::MBCONV_LEVEL::store(p, kAdd ? load(p) + acc[r][v] : acc[r][v]);
       }
     }
@@ -108,9 +145,9 @@ inline void for_each_columns(int used, const Body& body) {
 // memory. In cache on one thread of a Zen 3: 0.86 to 0.97 of the FMA peak, but 0.76 where k is 16:
 // 12 stores and the ends of a tile beside 192 FMAs.
 template <int MR, class C, bool kTransposed, bool kInit, class Out>
-[[gnu::noinline]] void gemm_rows(int row, int end, int k, Tile left, const float* b, ptrdiff_t ldb,
+[[gnu::noinline]] void gemm_rows(int row, int end, int k, Tile left, Slabs<const float> b,
                                  Tile start, int column, const Out& out) {
-  const ptrdiff_t lda = left.ld, ldinit = start.ld;
+  const ptrdiff_t lda = left.ld, ldb = b.ld, slab = b.slab, ldinit = start.ld;
   const float* a = left.data + (kTransposed ? row : row * lda);
   const float* init = kInit ? start.data + row * ldinit + column : nullptr;
   for (; row < end; row += MR, a += kTransposed ? MR : MR * lda, init += kInit ? MR * ldinit : 0) {
@@ -125,9 +162,12 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
         half[r] = kInit ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
     }
     if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
-    const float* b_row = b;
+    const float* b_row = b.data;
 #pragma GCC unroll 2
     for (int l = 0; l < k; ++l, b_row += ldb) {
+      const auto right = [&](int v) {
+        return b_row + v / kLaneVectors * slab + v % kLaneVectors * kWidth;
+      };
       const auto left_value = [&](int r) {
         return V(kTransposed ? a[l * lda + r] : a[r * lda + l]);
       };
@@ -138,7 +178,7 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
         for (int r = 0; r < MR; ++r) ar[r] = left_value(r);
 #pragma GCC unroll 8
         for (int v = 0; v < C::kFull; ++v) {
-          const V bv = load(b_row + v * kWidth);
+          const V bv = load(right(v));
 #pragma GCC unroll 16
           for (int r = 0; r < MR; ++r) acc[r][v] = madd(ar[r], bv, acc[r][v]);
         }
@@ -146,8 +186,8 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
         V bv[C::kVectors];
         [[maybe_unused]] HalfV bh;
 #pragma GCC unroll 8
-        for (int v = 0; v < C::kFull; ++v) bv[v] = load(b_row + v * kWidth);
-        if constexpr (C::kHalf) bh = load_half(b_row + C::kFull * kWidth);
+        for (int v = 0; v < C::kFull; ++v) bv[v] = load(right(v));
+        if constexpr (C::kHalf) bh = load_half(right(C::kFull));
 #pragma GCC unroll 16
         for (int r = 0; r < MR; ++r) {
           const V ar = left_value(r);
@@ -173,39 +213,39 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
 
 // Rows [row, end), at most MR of them, in one tile.
 template <int MR, class C, bool kTransposed, bool kInit, class Out>
-inline void gemm_remainder(int row, int end, int k, Tile a, const float* b, ptrdiff_t ldb,
-                           Tile init, int column, const Out& out) {
+inline void gemm_remainder(int row, int end, int k, Tile a, Slabs<const float> b, Tile init,
+                           int column, const Out& out) {
   if constexpr (MR > 0) {
     if (end - row == MR) {
-      gemm_rows<MR, C, kTransposed, kInit>(row, end, k, a, b, ldb, init, column, out);
+      gemm_rows<MR, C, kTransposed, kInit>(row, end, k, a, b, init, column, out);
     } else {
-      gemm_remainder<MR - 1, C, kTransposed, kInit>(row, end, k, a, b, ldb, init, column, out);
+      gemm_remainder<MR - 1, C, kTransposed, kInit>(row, end, k, a, b, init, column, out);
     }
   }
 }
 
-// One group of columns, from `column` on, of all m rows.
+// One group of columns, from `column` on, of all m rows; `b` begins with it.
 template <class C, bool kTransposed, bool kInit, class Out>
-inline void gemm_columns(int m, int k, Tile a, const float* b, ptrdiff_t ldb, Tile init, int column,
+inline void gemm_columns(int m, int k, Tile a, Slabs<const float> b, Tile init, int column,
                          const Out& out) {
   constexpr int MR = C::kRows;
   // What fills no two tiles in two halves: a tile of a single row would wait for its own sums.
   const int whole = m % MR == 0 ? m : m < MR ? 0 : (m / MR - 1) * MR;
   const int half = m - whole > MR ? (m - whole + 1) / 2 : m - whole;
-  gemm_rows<MR, C, kTransposed, kInit>(0, whole, k, a, b, ldb, init, column, out);
-  gemm_remainder<MR, C, kTransposed, kInit>(whole, whole + half, k, a, b, ldb, init, column, out);
-  gemm_remainder<MR, C, kTransposed, kInit>(whole + half, m, k, a, b, ldb, init, column, out);
+  gemm_rows<MR, C, kTransposed, kInit>(0, whole, k, a, b, init, column, out);
+  gemm_remainder<MR, C, kTransposed, kInit>(whole, whole + half, k, a, b, init, column, out);
+  gemm_remainder<MR, C, kTransposed, kInit>(whole + half, m, k, a, b, init, column, out);
 }
 
 // One panel: see gemm_panel.
 template <bool kInit, class Out>
 inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0, int panel,
                             Tile init, const Out& out) {
-  const int width = w.width(panel);
-  const float* b = w.panel(panel) + ptrdiff_t{k0} * width;
+  const int first = panel * kWideBlock;
+  const Slabs<const float> b = panel_slabs(w, panel, k0);
   const auto product = [&](int c, auto columns) {
-    gemm_columns<decltype(columns), false, kInit>(m, k, a, b + c, width, init,
-                                                  panel * kWideBlock + c, out);
+    gemm_columns<decltype(columns), false, kInit>(m, k, a, {b.at(0, c), b.ld, b.slab}, init,
+                                                  first + c, out);
   };
   if constexpr (kWidth == 8) {  // One row of 16 columns has two sums, which wait for themselves.
     if (m <= 2 && w.used(panel) == kWideBlock) return product(0, Columns<kWideBlock, kWideBlock>());
@@ -215,11 +255,12 @@ inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0,
 
 // dW[k x used] = A[m x k]^T B[m x used], with `add` added to what is there, and the padding after
 // `used` columns (see Packed).
-inline void gemm_tn(int m, int k, int used, Tile a, Tile b, float* dw, ptrdiff_t lddw, bool add) {
+inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add) {
   with_flag(add, [&](auto flag) {
+    const StoreFilter<decltype(flag)::value> out{dw};
     for_each_columns(used, [&](int c, auto columns) {
-      gemm_columns<decltype(columns), true, false>(k, m, a, b.data + c, b.ld, {nullptr, 0}, c,
-                                                   StoreTile<decltype(flag)::value>{dw, lddw});
+      gemm_columns<decltype(columns), true, false>(k, m, a, {b.data + c, b.ld, kLane}, {nullptr, 0},
+                                                   c, out);
     });
   });
 }
@@ -229,26 +270,28 @@ inline void gemm_tn(int m, int k, int used, Tile a, Tile b, float* dw, ptrdiff_t
 template <bool kInit, class Out>
 inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0, int panel,
                             Tile init, const Out& out) {
-  const int width = w.width(panel);
-  const int column = panel * kWideBlock;
-  for (int row = 0; row < m; ++row) {
-    float y[kWideBlock];
-    for (int c = 0; c < width; ++c) y[c] = kInit ? init.data[row * init.ld + column + c] : 0.0f;
-    ref::conv1x1_forward(1, k, width, a.data + row * a.ld, a.ld,
-                         w.panel(panel) + ptrdiff_t{k0} * width, width, y, width, true);
-    for (int c = 0; c < width; ++c) {
-      const V acc[1][1] = {{y[c]}};
-      out.template store<1, 1>(row, column + c, acc);
+  const int end = panel * kWideBlock + w.width(panel);
+  for (int column = panel * kWideBlock; column < end; column += kLane) {
+    for (int row = 0; row < m; ++row) {
+      float y[kLane];
+      for (int c = 0; c < kLane; ++c) y[c] = kInit ? init.data[row * init.ld + column + c] : 0.0f;
+      ref::conv1x1_forward(1, k, kLane, a.data + row * a.ld, a.ld, &w.at(k0, column), kLane, y,
+                           kLane, true);
+      for (int c = 0; c < kLane; ++c) {
+        const V acc[1][1] = {{y[c]}};
+        out.template store<1, 1>(row, column + c, acc);
+      }
     }
   }
 }
 
-inline void gemm_tn(int m, int k, int used, Tile a, Tile b, float* dw, ptrdiff_t lddw, bool add) {
-  const int width = round_up(used, kLane);
-  for (int r = 0; r < k && !add; ++r) {
-    for (int c = 0; c < width; ++c) dw[r * lddw + c] = 0.0f;
+inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add) {
+  for (int c = 0; c < used; c += kLane) {
+    for (int r = 0; r < k && !add; ++r) {
+      for (int i = 0; i < kLane; ++i) dw.at(r, c)[i] = 0.0f;
+    }
+    ref::conv1x1_backward_filter(m, k, kLane, a.data, a.ld, b.data + c, b.ld, dw.at(0, c), dw.ld);
   }
-  ref::conv1x1_backward_filter(m, k, width, a.data, a.ld, b.data, b.ld, dw, lddw);
 }
 
 #endif

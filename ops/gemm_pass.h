@@ -132,7 +132,7 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
                                  places, lanes});
         }
       }
-      gemm_tn(rows.count, cin, dw.used(panel), {x, ld}, {dy, kWideBlock}, dw.panel(panel), width,
+      gemm_tn(rows.count, cin, dw.used(panel), {x, ld}, {dy, kWideBlock}, panel_slabs(dw, panel),
               add);
     }
     if (p.dx) {

@@ -35,14 +35,18 @@ void transpose_block(const float* from, ptrdiff_t ld_from, int rows, int columns
 
 }  // namespace
 
-// By blocks of 48 x 48, which are contiguous on either side.
+// By blocks of 16 x 16, which are contiguous on either side.
 void transpose(Packed<const float> w, Packed<float> out, int panel) {
-  const int k0 = panel * kWideBlock, width = out.width(panel), rows = std::min(width, w.k - k0);
-  for (int q = 0; q < w.panels(); ++q) {
-    const int n0 = q * kWideBlock, columns = std::min(w.width(q), out.k - n0);
-    float* to = out.panel(panel) + ptrdiff_t{n0} * width;
-    transpose_block(w.panel(q) + ptrdiff_t{k0} * w.width(q), w.width(q), rows, columns, to, width);
-    for (int n = 0; n < columns; ++n) std::fill(to + n * width + rows, to + (n + 1) * width, 0.0f);
+  const int end = panel * kWideBlock + out.width(panel);
+  for (int k0 = panel * kWideBlock; k0 < end; k0 += kLane) {
+    const int rows = std::min(kLane, w.k - k0);
+    for (int n0 = 0; n0 < out.k; n0 += kLane) {
+      const int columns = std::min(kLane, out.k - n0);
+      float* to = &out.at(n0, k0);
+      transpose_block(&w.at(k0, n0), kLane, rows, columns, to, kLane);
+      for (int n = 0; n < columns; ++n)
+        std::fill(to + n * kLane + rows, to + (n + 1) * kLane, 0.0f);
+    }
   }
   _mm_sfence();
 }

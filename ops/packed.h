@@ -7,10 +7,10 @@
 
 namespace mbconv::ops {
 
-// A K x N matrix in column panels, as matrix-product kernels read it: panel p holds columns
-// [48 p, 48 p + width(p)) row by row, [K][width]. N is rounded up to kLane with zero columns, so
-// the last panel is 16, 32 or 48 wide. Weights of 1x1 convolutions live in this layout, K = Cin, N
-// = Cout, and so do their gradients.
+// A K x N matrix in slabs of kLane columns, as matrix-product kernels read it: slab s holds columns
+// [16 s, 16 s + 16) row by row, [K][16], a stream of whole lines of memory. N is rounded up to
+// kLane with zero columns. Work is cut by panels of up to three slabs, 48 columns. Weights of
+// convolutions live in this layout, 1x1 ones with K = Cin and N = Cout, and so do their gradients.
 template <class T>
 struct Packed {
   T* data = nullptr;
@@ -20,6 +20,7 @@ struct Packed {
   MBCONV_INLINE operator Packed<const T>() const { return {data, k, n}; }
   MBCONV_INLINE constexpr int padded_n() const { return round_up(n, kLane); }
   MBCONV_INLINE constexpr int panels() const { return ceil_div(padded_n(), kWideBlock); }
+  // Columns of panel p: 48, or 16 or 32 of the last one.
   MBCONV_INLINE constexpr int width(int p) const {
     const int left = padded_n() - p * kWideBlock;
     return left < kWideBlock ? left : kWideBlock;
@@ -29,25 +30,27 @@ struct Packed {
     const int left = round_up(n, kLane / 2) - p * kWideBlock;
     return left < kWideBlock ? left : kWideBlock;
   }
-  MBCONV_INLINE T* panel(int p) const { return data + ptrdiff_t{p} * kWideBlock * k; }
+  // How far a column is from that of the same place in the next slab.
+  MBCONV_INLINE constexpr ptrdiff_t slab_stride() const { return ptrdiff_t{k} * kLane; }
   MBCONV_INLINE constexpr size_t size() const {
     return static_cast<size_t>(k) * static_cast<size_t>(padded_n());
   }
-  // Element (row, column).
-  MBCONV_INLINE T& at(int row, int column) const {
-    const int p = column / kWideBlock;
-    return panel(p)[ptrdiff_t{row} * width(p) + column % kWideBlock];
+  // Where element (row, column) lies. The columns of its slab and the rows after it follow.
+  MBCONV_INLINE constexpr ptrdiff_t place(int row, int column) const {
+    return column / kLane * slab_stride() + ptrdiff_t{row} * kLane + column % kLane;
   }
+  MBCONV_INLINE T& at(int row, int column) const { return data[place(row, column)]; }
+  // Row `row` of panel p.
+  MBCONV_INLINE T* panel(int p, int row = 0) const { return &at(row, p * kWideBlock); }
 };
 
 // out[k,n] = w[k,n] scale[n]; `scale` has padded_n() floats.
 inline void scale_columns(Packed<const float> w, const float* scale, Packed<float> out) {
-  for (int p = 0; p < w.panels(); ++p) {
-    const int width = w.width(p);
-    const float *from = w.panel(p), *s = scale + p * kWideBlock;
-    float* to = out.panel(p);
-    for (int k = 0; k < w.k; ++k, from += width, to += width) {
-      for (int c = 0; c < width; ++c) to[c] = from[c] * s[c];
+  const float* from = w.data;
+  float* to = out.data;
+  for (int n = 0; n < w.padded_n(); n += kLane) {
+    for (int k = 0; k < w.k; ++k, from += kLane, to += kLane) {
+      for (int c = 0; c < kLane; ++c) to[c] = from[c] * scale[n + c];
     }
   }
 }

@@ -117,7 +117,6 @@ inline void for_each_image(const TileRows& rows, const Body& body) {
 
 // Values of kLane channels, a line of memory: what the loops over pixels work on at a time, so that
 // its vectors share the loop's own instructions, and whole lines are stored.
-constexpr int kLaneVectors = kLane / kWidth;
 struct Lane {
   V v[kLaneVectors];
 };

@@ -96,7 +96,7 @@ TEST_CASE("guard: a write outside of a buffer, or to an input, is noticed") {
   CHECK(out[1] > 1e30f);
 }
 
-TEST_CASE("packed: panels of 48 columns, row by row, the last one narrower") {
+TEST_CASE("packed: slabs of 16 columns, row by row, in panels of three, the last one narrower") {
   float data[3 * 112];
   const ops::Packed<float> w{data, 3, 97};
   CHECK(w.padded_n() == 112);
@@ -105,10 +105,11 @@ TEST_CASE("packed: panels of 48 columns, row by row, the last one narrower") {
   CHECK(w.width(0) == 48);
   CHECK(w.width(2) == 16);
   CHECK(&w.at(0, 0) == data);
-  CHECK(&w.at(2, 47) == data + 2 * 48 + 47);
-  CHECK(&w.at(0, 48) == data + 3 * 48);
-  CHECK(&w.at(2, 96) == data + 2 * 3 * 48 + 2 * 16);
-  CHECK(&w.at(1, 5) == w.panel(0) + 48 + 5);
+  CHECK(&w.at(2, 15) == data + 2 * 16 + 15);
+  CHECK(&w.at(0, 16) == data + w.slab_stride());
+  CHECK(&w.at(2, 96) == data + 6 * 3 * 16 + 2 * 16);
+  CHECK(w.panel(1) == &w.at(0, 48));
+  CHECK(w.panel(1, 2) == &w.at(2, 48));
 }
 
 TEST_CASE("packed: panels hold a matrix, and transpose() its transpose with zero padding") {
