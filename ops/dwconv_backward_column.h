@@ -125,7 +125,8 @@ class BackwardColumn {
       out.y = dx.y.data + offset;
       out.skip = at(dx.skip.data, offset);
       out.stride = S * pixels.stride;
-      out.ahead = pixels.ahead;
+      out.ahead = pixels.next(w) - w * pixels.stride;
+      out.ahead_stride = S * pixels.ahead_stride;
       out.dz = staged_ != nullptr ? staged_ + w * kLane : dx.dz.data + offset;
       out.dz_stride = staged_ != nullptr ? S * kLane : out.stride;
       out.slopes = slopes_ + w * kLane;

@@ -12,7 +12,7 @@ namespace {
 // x[pixels][kLane] = f(x + bias), in place; channels [c0, c0 + kLane) of the tensor.
 inline void finish_in_place(const Finish& finish, float* x, int pixels, int c0) {
   with_activation(finish.activation, [&](auto f) {
-    finish_products<decltype(f), false, false>(finish, x, kLane, {0, 0, kLane, pixels, 0}, c0,
+    finish_products<decltype(f), false, false>(finish, x, kLane, {0, 0, kLane, pixels, 0, 0}, c0,
                                                kLane, x, nullptr);
   });
 }

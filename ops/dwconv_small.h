@@ -117,7 +117,7 @@ inline const float* copy_filter(Scratch& memory, Packed<const float> w, int c0, 
 // A unit's channels [c0, c0 + width) of image n; the next image is what is read after it.
 inline Pixels image_pixels(const Shape& shape, int n, int c0) {
   return {n, channel_offset(shape, c0) + n * shape.image_stride(), shape.block, shape.pixels(),
-          shape.image_stride()};
+          shape.image_stride(), shape.block};
 }
 // Scratch memory for them, [pixels][kWideBlock].
 inline float* take_image(Scratch& memory, const Shape& shape) {
@@ -166,8 +166,8 @@ inline void store_small_grad(const InputGrad& out, float* dx, const float* slope
       const ptrdiff_t from = p * pixels.stride + c;
       V grad = load(dx + p * kWideBlock + c);
       if constexpr (kSkip) {  // x came finished from another tensor than y
-        prefetch(y + from + pixels.ahead);
-        prefetch(skip + from + pixels.ahead);
+        prefetch(y + pixels.next(p) + c);
+        prefetch(skip + pixels.next(p) + c);
         grad = grad + load(skip + from);
       }
       grad = grad * load(slopes + p * kWideBlock + c);

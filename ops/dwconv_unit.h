@@ -30,7 +30,11 @@ inline void in_turns(int count, const Load& load, const Work& work) {
   }
 }
 
-// The lines of a tensor at one column of channels.
+// The lines of a tensor at one column of channels. The next line is what is read after a line.
+// Where a unit's columns are all of a line, each of them asks for a third of the next one, not for
+// its own channels: for lines of memory one after the other, which arrive sooner. (Zen 3, 224
+// pixels: depthwise backward passes over maps of 112 to 28 pixels take 0.85 of their time, forward
+// 0.90.)
 class ColumnLines {
  public:
   ColumnLines() = default;
@@ -38,16 +42,22 @@ class ColumnLines {
       : offset_(channel_offset(shape, c0)),
         image_(shape.image_stride()),
         line_(ptrdiff_t{shape.w} * shape.block),
+        ahead_(line_),
+        ahead_stride_(shape.block),
         block_(shape.block),
-        width_(shape.w) {}
-  // The pixels of line h of image n. The next line is what is read after them.
+        width_(shape.w) {
+    if (shape.block > kWideBlock) return;
+    ahead_ += ptrdiff_t{c0 % shape.block} * (shape.w - 1);
+    ahead_stride_ = kLane;
+  }
+  // The pixels of line h of image n.
   Pixels operator()(int n, int h) const {
-    return {n, offset_ + n * image_ + h * line_, block_, width_, line_};
+    return {n, offset_ + n * image_ + h * line_, block_, width_, ahead_, ahead_stride_};
   }
   int width() const { return width_; }
 
  private:
-  ptrdiff_t offset_ = 0, image_ = 0, line_ = 0;
+  ptrdiff_t offset_ = 0, image_ = 0, line_ = 0, ahead_ = 0, ahead_stride_ = 0;
   int block_ = 0, width_ = 0;
 };
 
@@ -132,7 +142,7 @@ struct StoreLine {
 template <bool kSkip, bool kStream>
 struct StoreInputGrad {
   const float *y, *skip;
-  ptrdiff_t stride, ahead;
+  ptrdiff_t stride, ahead, ahead_stride;  // see Pixels
   float* dz;
   ptrdiff_t dz_stride;
   const float* slopes;
@@ -149,8 +159,9 @@ struct StoreInputGrad {
       const ptrdiff_t at = (q0 + q) * stride + c;
       V grad = acc[q];
       if constexpr (kSkip) {  // x came finished from another tensor than y
-        prefetch(y + at + ahead);
-        prefetch(skip + at + ahead);
+        const ptrdiff_t next = ahead + (q0 + q) * ahead_stride + c;
+        prefetch(y + next);
+        prefetch(skip + next);
         grad = grad + load(skip + at);
       }
       grad = grad * load(slopes + (q0 + q) * slopes_stride + c);
@@ -213,7 +224,7 @@ inline void load_values_and_slopes(const Deferred& x, const Pixels pixels, int c
       for (int w = w0; w < w1; ++w) {
         const float* pixel = y + w * pixels.stride + c;
         float *value = values + w * kPitch + c, *to_slope = slopes + w * kPitch + c;
-        prefetch(pixel + pixels.ahead);
+        prefetch(y + pixels.next(w) + c);
         for_each_vector([&](int v, int i) {
           V slope;
           const V z = madd(scale.v[v], load(pixel + i), shift.v[v]);

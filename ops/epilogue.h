@@ -93,14 +93,7 @@ struct StoreOutput {
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
-    // Copies: for all that the compiler knows, a store of a vector changes any member.
-    const ptrdiff_t pitch = ld;
-    float* line = data + row * pitch + column;
-#pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r, line += pitch) {
-#pragma GCC unroll 16
-      for (int v = 0; v < NV; ++v) put<kStream>(line + v * kWidth, acc[r][v]);
-    }
+    store_accumulators<kStream>(acc, data + row * ld + column, ld);
     if (sums == nullptr) return;
     float *sum = sums + column, *sum_squares = sum + channels;
     const float* shifts = pivot + column;
@@ -134,8 +127,8 @@ inline void finish_products(const Finish& finish, const float* products, ptrdiff
     for (int p = p0; p < p1; ++p) {
       const float* product = products + p * ld + c;
       const ptrdiff_t to = p * pixels.stride + c;
-      if constexpr (kSkip) prefetch(skip + to + pixels.ahead);
-      if constexpr (!kStream) prefetch(out + to + pixels.ahead);
+      if constexpr (kSkip) prefetch(skip + pixels.next(p) + c);
+      if constexpr (!kStream) prefetch(out + pixels.next(p) + c);
       for_each_vector([&](int v, int i) {
         V value = F::value(load(product + i) + bias.v[v]);
         if constexpr (kSkip) value = value + load(skip + to + i);
@@ -198,8 +191,8 @@ inline void input_grad_pixels(const InputGrad& out, const float* dx, ptrdiff_t l
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t to = p * pixels.stride + c;
       const float* product = dx + p * ld + c;
-      prefetch(y + to + pixels.ahead);
-      if constexpr (kSkip) prefetch(skip + to + pixels.ahead);
+      prefetch(y + pixels.next(p) + c);
+      if constexpr (kSkip) prefetch(skip + pixels.next(p) + c);
       for_each_vector([&](int v, int i) {
         const V value = load(y + to + i);
         const V slope = F::slope(madd(scale.v[v], value, shift.v[v]));

@@ -20,9 +20,6 @@ struct Tile {
   ptrdiff_t ld;
 };
 
-// Vectors of a lane.
-constexpr int kLaneVectors = kLane / kWidth;
-
 // The right operand, or a filter gradient: kLane columns at a time, `slab` floats apart, rows `ld`
 // apart.
 template <class T>
@@ -40,6 +37,17 @@ inline Slabs<T> panel_slabs(Packed<T> w, int panel, int k0 = 0) {
   return {w.panel(panel, k0), kLane, w.slab_stride()};
 }
 
+// Stores a register tile to rows `ld` apart. `line` and `ld` are no members of a policy, which a
+// store of a vector might change for all that the compiler knows.
+template <bool kStream, int MR, int NV>
+inline void store_accumulators(const V (&acc)[MR][NV], float* line, ptrdiff_t ld) {
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r, line += ld) {
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; ++v) put<kStream>(line + v * kWidth, acc[r][v]);
+  }
+}
+
 // Output policy: keeps the product in a tile. An output policy has
 //   store<MR, NV>(row, column, acc): receives acc[MR][NV], whose first element is (row, column);
 // and that of a filter gradient
@@ -50,16 +58,7 @@ struct StoreTile {
 
   template <int MR, int NV>
   void store(int row, int column, const V (&acc)[MR][NV]) const {
-    // Copies: for all that the compiler knows, a store of a vector changes any member.
-    const ptrdiff_t pitch = ld;
-    float* line = data + row * pitch + column;
-#pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r, line += pitch) {
-#pragma GCC unroll 16
-      for (int v = 0; v < NV; ++v) {
-        ops::MBCONV_LEVEL::store(line + v * kWidth, acc[r][v]);
-      }
-    }
+    store_accumulators<false>(acc, data + row * ld + column, ld);
   }
 };
 

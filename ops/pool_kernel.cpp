@@ -23,7 +23,7 @@ inline void sum_pixels(const Pool& args, const Pixels pixels, int c0, int width,
     Lane sum = lane_of(0.0f), slope_sum = sum, slope_centred = sum;
     for (int p = p0; p < p1; ++p) {
       const float* pixel = y + p * pixels.stride + c;
-      prefetch(pixel + pixels.ahead);
+      prefetch(y + pixels.next(p) + c);
       for_each_vector([&](int v, int i) {
         const V value = load(pixel + i), z = madd(scale.v[v], value, shift.v[v]);
         if constexpr (kSlopes) {
@@ -69,8 +69,8 @@ inline void pool_unit(const Pool& args, int slot, int unit) {
     for (int p = first; p < last; p += kMaxTileRows) {
       const int count = last - p < kMaxTileRows ? last - p : kMaxTileRows;
       float sums[kPlanes * kWideBlock];
-      sum_pixels<F, kSlopes>(args, {n, image + p * shape.block, shape.block, count, kAhead}, c0,
-                             width, sums);
+      const Pixels pixels{n, image + p * shape.block, shape.block, count, kAhead, shape.block};
+      sum_pixels<F, kSlopes>(args, pixels, c0, width, sums);
       for (int plane = 0; plane < kPlanes; ++plane) {
         double* to = out + plane * channels;
         for (int c = 0; c < width; ++c) {

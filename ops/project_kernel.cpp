@@ -34,7 +34,7 @@ inline void gate_pixels(const ProjectBackward& args, const Pixels pixels, int c0
     for (int i = 0; i < kGateSums; ++i) sum[i] = lane_of(0.0f);
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t from = p * pixels.stride + c;
-      prefetch(x + from + pixels.ahead);
+      prefetch(x + pixels.next(p) + c);
       float* in_tile = tile + ptrdiff_t{p} * kWideBlock + c;
       for_each_vector([&](int v, int i) {
         const V g = load(in_tile + i), y = load(x + from + i);

@@ -44,7 +44,7 @@ inline void finish_pixels(const Deferred& x, const Pixels pixels, int c0, int wi
     for (int p = p0; p < p1; ++p) {
       const ptrdiff_t from = p * pixels.stride + c;
       float* to = out + p * ld + c;
-      prefetch(y + from + pixels.ahead);
+      prefetch(y + pixels.next(p) + c);
       for_each_vector([&](int v, int i) {
         V value = F::value(madd(s.v[v], load(y + from + i), b.v[v]));
         if constexpr (kGate) value = value * g.v[v];
@@ -110,10 +110,10 @@ inline void finish_grad_pixels(const DeferredGrad& grad, const Pixels pixels, in
       const ptrdiff_t from = p * pixels.stride + c;
       const V value = load(y + from);
       const V slope = F::slope(madd(scale, value, shift));
-      prefetch(y + from + pixels.ahead);
+      prefetch(y + pixels.next(p) + c);
       V a_dz = offset;
       if constexpr (kG) {
-        prefetch(g + from + pixels.ahead);
+        prefetch(g + pixels.next(p) + c);
         a_dz = madd(load(g + from), gate, offset);
       }
       store(out + p * ld + c, madd(a_dz, slope, nmadd(d, value, rest)));

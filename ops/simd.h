@@ -8,6 +8,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "lib/tensor.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 
@@ -176,6 +178,9 @@ inline V if_positive(V x, V a, V b) {
 }
 
 #endif
+
+// Vectors of a lane.
+constexpr int kLaneVectors = kLane / kWidth;
 
 // Calls body(Flag<true>()) or body(Flag<false>()): one branch outside of the loops.
 template <bool kValue>

@@ -74,13 +74,17 @@ struct LaneOffsets {
 // at its element `offset`, `stride` floats apart. What will be read after them lies `ahead` floats
 // further on: memory is asked for it in time, as the prefetchers of CPUs lose a stream at every end
 // of a line, panel or page; 0 where a product has asked for it, as asking again takes the places of
-// those who wait for memory. Loops take it by value: through a reference, every store of a vector
-// might change it.
+// those who wait for memory. What one pixel asks for lies `ahead_stride` floats after what the one
+// before asked for. Loops take it by value: through a reference, every store of a vector might
+// change it.
 struct Pixels {
   int n;
   ptrdiff_t offset, stride;
   int count;
-  ptrdiff_t ahead;
+  ptrdiff_t ahead, ahead_stride;
+
+  // What pixel p asks for, from `offset` on.
+  ptrdiff_t next(int p) const { return ahead + p * ahead_stride; }
 };
 
 // How far ahead of a stream memory is read, in floats.
@@ -89,8 +93,8 @@ constexpr ptrdiff_t kAhead = 1024;
 // Rows [r0, r1) of a tile, all of image n, at channel c.
 inline Pixels tile_pixels(const Shape& shape, const TileRows& rows, int n, int r0, int r1, int c,
                           ptrdiff_t ahead) {
-  return {n, tile_offset(shape, rows, c) + ptrdiff_t{r0} * shape.block, shape.block, r1 - r0,
-          ahead};
+  const ptrdiff_t offset = tile_offset(shape, rows, c) + ptrdiff_t{r0} * shape.block;
+  return {n, offset, shape.block, r1 - r0, ahead, shape.block};
 }
 // All of them.
 inline Pixels tile_pixels(const Shape& shape, const TileRows& rows, int c, ptrdiff_t ahead) {
