@@ -116,8 +116,12 @@ inline const float* copy_filter(Scratch& memory, Packed<const float> w, int c0, 
 
 // A unit's channels [c0, c0 + width) of image n; the next image is what is read after it.
 inline Pixels image_pixels(const Shape& shape, int n, int c0) {
-  return {n, channel_offset(shape, c0) + n * shape.image_stride(), shape.block, shape.pixels(),
-          shape.image_stride(), shape.block};
+  return {n,
+          channel_offset(shape, c0) + n * shape.image_stride(),
+          shape.block,
+          shape.pixels(),
+          shape.image_stride(),
+          shape.block};
 }
 // Scratch memory for them, [pixels][kWideBlock].
 inline float* take_image(Scratch& memory, const Shape& shape) {

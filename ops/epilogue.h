@@ -39,41 +39,6 @@ struct TileSums {
   }
 };
 
-// Output policy of gemm_panel: another one, and meanwhile, as the first columns of a panel are
-// stored, memory is asked for some channels of as many rows of up to two tensors of one shape.
-template <class Out>
-struct AndPrefetch {
-  const Out& out;
-  const float *first, *second;  // may be null
-  const RowPlaces& rows;
-  const LaneOffsets& lanes;
-
-  template <int MR, int NV>
-  void store(int row, int column, const V (&acc)[MR][NV]) const {
-    out.template store<MR, NV>(row, column, acc);
-    if (lanes.count > 0 && column % kWideBlock == 0)
-      ask(row, row + MR < rows.count ? row + MR : rows.count);
-  }
-
- private:
-  // Out of line: its registers are not missing in the loops around.
-  [[gnu::noinline]] void ask(int begin, int end) const {
-    asm volatile("");  // or calls are dropped: prefetches are no effect of a function
-    for (int r = begin; r < end; ++r) {
-      const ptrdiff_t row = rows.first + ptrdiff_t{r} * rows.stride;
-      for (int i = 0; i < lanes.count; ++i) {
-        const ptrdiff_t from = row + lanes.at[i];
-        if (first != nullptr) prefetch(first + from);
-        if (second != nullptr) prefetch(second + from);
-      }
-    }
-  }
-};
-
-template <class Out>
-AndPrefetch(const Out&, const float*, const float*, const RowPlaces&, const LaneOffsets&)
-    -> AndPrefetch<Out>;
-
 // Whether a tensor is stored past the caches: where it is too large to stay there until the next
 // pass reads it, an ordinary store would only read each line before it overwrites it.
 inline bool streams(const Shape& shape) {

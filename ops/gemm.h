@@ -5,6 +5,7 @@
 
 #include <cstddef>
 
+#include "ops/ahead.h"
 #include "ops/packed.h"
 #include "ops/simd.h"
 #if !defined(__AVX2__)
@@ -66,9 +67,11 @@ struct StoreTile {
 template <bool kAdd>
 struct StoreFilter {
   Slabs<float> to;
+  Ahead& ahead;
 
   template <int MR, int kColumns>
   void expect(int row, int column) const {
+    ahead.ask();
     const float* lines = to.at(row, column);
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; c += kLane, lines += to.slab) {
@@ -236,6 +239,14 @@ inline void gemm_columns(int m, int k, Tile a, Slabs<const float> b, Tile init, 
   gemm_remainder<MR, C, kTransposed, kInit>(whole + half, m, k, a, b, init, column, out);
 }
 
+// Register tiles of a product of m rows and `used` columns of a panel.
+inline int register_tiles(int m, int used) {
+  int count = 0;
+  for_each_columns(used,
+                   [&](int, auto columns) { count += ceil_div(m, decltype(columns)::kRows); });
+  return count;
+}
+
 // One panel: see gemm_panel.
 template <bool kInit, class Out>
 inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0, int panel,
@@ -253,10 +264,12 @@ inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0,
 }
 
 // dW[k x used] = A[m x k]^T B[m x used], with `add` added to what is there, and the padding after
-// `used` columns (see Packed).
-inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add) {
+// `used` columns (see Packed). Meanwhile asks for what is left of `ahead`.
+inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add,
+                    Ahead& ahead) {
+  ahead.share(register_tiles(k, used));
   with_flag(add, [&](auto flag) {
-    const StoreFilter<decltype(flag)::value> out{dw};
+    const StoreFilter<decltype(flag)::value> out{dw, ahead};
     for_each_columns(used, [&](int c, auto columns) {
       gemm_columns<decltype(columns), true, false>(k, m, a, {b.data + c, b.ld, kLane}, {nullptr, 0},
                                                    c, out);
@@ -265,6 +278,10 @@ inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, boo
 }
 
 #else
+
+inline int register_tiles(int m, int used) {
+  return m * ceil_div(used, kLane);
+}
 
 template <bool kInit, class Out>
 inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0, int panel,
@@ -284,7 +301,7 @@ inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0,
   }
 }
 
-inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add) {
+inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add, Ahead&) {
   for (int c = 0; c < used; c += kLane) {
     for (int r = 0; r < k && !add; ++r) {
       for (int i = 0; i < kLane; ++i) dw.at(r, c)[i] = 0.0f;
@@ -294,6 +311,19 @@ inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, boo
 }
 
 #endif
+
+// The same, asking for nothing.
+inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add) {
+  Ahead nothing;
+  gemm_tn(m, k, used, a, b, dw, add, nothing);
+}
+
+// Register tiles of a product of m rows and the panels [first, last) of w.
+inline int register_tiles(int m, Packed<const float> w, int first, int last) {
+  int count = 0;
+  for (int panel = first; panel < last; ++panel) count += register_tiles(m, w.used(panel));
+  return count;
+}
 
 // out = A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`.
 template <class Out>

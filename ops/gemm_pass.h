@@ -47,28 +47,25 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
   const bool stream = streams(shape);
   int64_t row = begin;
   for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
-    const RowPlaces x_rows(x_shape, rows);
     row += rows.count;
     // Beyond the item too: the next one is this thread's, as a rule.
     const int64_t left = shape.rows() - row;
-    const RowPlaces following(
-        x_shape, {row, left < rows.count ? static_cast<int>(left) : rows.count, shape.pixels()});
+    const TileRows following{row, left < rows.count ? static_cast<int>(left) : rows.count,
+                             shape.pixels()};
+    const int tiles = register_tiles(rows.count, p.w, p.first, p.last);
     for (int k0 = 0; k0 < k; k0 += kc) {
       const int depth = k - k0 < kc ? k - k0 : kc;
       const bool last = k0 + depth == k;
       const Tile init{k0 > 0 ? partial : nullptr, n};
       const Tile x = load(rows, k0, depth, tile, kc);
-      // Each panel asks for its share of the next columns: of these rows, or of the next tile.
-      const int next = last ? 0 : k0 + depth;
-      const int lanes = p.x || p.x2 ? ceil_div(k - next < kc ? k - next : kc, kLane) : 0;
-      const auto share = [&](int i) { return next + lanes * i / (p.last - p.first) * kLane; };
+      // The panels ask for the next columns: of these rows, or of the next tile.
+      const int next = last ? 0 : k0 + depth, next_end = k - next < kc ? k : next + kc;
+      Ahead ahead(x_shape, last ? following : rows, next, next_end, p.x.data, p.x2.data);
+      ahead.share(tiles);
       for (int panel = p.first; panel < p.last; ++panel) {
-        const int c = panel * kWideBlock, i = panel - p.first;
-        const LaneOffsets lanes_of_panel(x_shape, share(i), share(i + 1));
+        const int c = panel * kWideBlock;
         const auto product = [&](const auto& out) {
-          gemm_panel(
-              rows.count, depth, x, p.w, k0, panel, init,
-              AndPrefetch{out, p.x.data, p.x2.data, last ? following : x_rows, lanes_of_panel});
+          gemm_panel(rows.count, depth, x, p.w, k0, panel, init, Asking{out, ahead});
         };
         if (!last) {
           product(StoreTile{partial, n});
@@ -116,24 +113,25 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
   const TileSums sums(memory, p.dx.sums, slot, 0, ld);
   for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
     const float* x = load(rows, x_tile, ld);
-    const RowPlaces places(shape, rows);
     for (int panel = 0; panel < dw.panels(); ++panel) {
       const int c = panel * kWideBlock, width = dw.width(panel);
-      const ptrdiff_t ahead = next_block(shape, rows, c, 0, dw.panels());
-      // The product of dx has asked for these rows of dy.
-      load_grad_rows(p.dy, rows, c, width, p.dx ? 0 : ahead, dy, kWideBlock);
+      const ptrdiff_t next = next_block(shape, rows, c, 0, dw.panels());
+      // The products of the panel before have asked for these rows of dy.
+      load_grad_rows(p.dy, rows, c, width, p.dx ? 0 : next, dy, kWideBlock);
+      Ahead ahead;
       if (p.dx) {
+        ahead = {shape, rows, c, c + width, at(p.dy.g.data, next), at(p.dy.y.data, next)};
+        ahead.share(2 * register_tiles(rows.count, p.wt, 0,
+                                       p.wt.panels()));  // the rest while dw is computed
         const int depth = p.wt.k - c < width ? p.wt.k - c : width;
         const Tile init{panel > 0 ? dx : nullptr, ld};
         for (int q = 0; q < p.wt.panels(); ++q) {
-          const LaneOffsets lanes(shape, c, q == 0 ? c + width : c);  // asked for once
           gemm_panel(rows.count, depth, {dy, kWideBlock}, p.wt, c, q, init,
-                     AndPrefetch{StoreTile{dx, ld}, at(p.dy.g.data, ahead), at(p.dy.y.data, ahead),
-                                 places, lanes});
+                     Asking{StoreTile{dx, ld}, ahead});
         }
       }
       gemm_tn(rows.count, cin, dw.used(panel), {x, ld}, {dy, kWideBlock}, panel_slabs(dw, panel),
-              add);
+              add, ahead);
     }
     if (p.dx) {
       store_input_grad(p.dx, rows, dx, ld, 0, ld, sums.tile);

@@ -69,14 +69,14 @@ struct ImagePart {
 // One channel panel of a tile: g = dy w^T, its epilogue, and dw, added to what is there with `add`.
 // `part`: of the images that the tile is of.
 template <class F, bool kStream>
-inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const RowPlaces& places,
-                       int panel, ptrdiff_t ahead, ImagePart part, Tile dy, float* g,
-                       Packed<float> dw, bool add) {
+inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int panel, ptrdiff_t next,
+                       ImagePart part, Tile dy, float* g, Packed<float> dw, bool add) {
   const Shape& shape = args.x.y.shape;
   const int c0 = panel * kWideBlock, width = args.wt.width(panel);
+  Ahead ahead(shape, rows, c0, c0 + width, args.x.y.data, nullptr);
+  ahead.share(register_tiles(rows.count, args.wt.used(panel)));
   gemm_panel(rows.count, args.wt.k, dy, args.wt, 0, panel,
-             AndPrefetch{StoreTile{g - c0, kWideBlock}, args.x.y.data, nullptr, places,
-                         LaneOffsets(shape, c0, c0 + width)});
+             Asking{StoreTile{g - c0, kWideBlock}, ahead});
   const GateSlots slots(shape, args.cut);
   for_each_image(rows, [&](int n, int r0, int r1) {
     const int first = static_cast<int>(ptrdiff_t{n} * shape.pixels() - rows.begin);
@@ -84,7 +84,7 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const 
       const int row = r - first - part.first_pixel, of_slot = row % kMaxTileRows;
       end = r1 - r < kMaxTileRows - of_slot ? r1 : r + kMaxTileRows - of_slot;
       float* tile = g + ptrdiff_t{r} * kWideBlock;
-      const Pixels pixels = tile_pixels(shape, rows, n, r, end, c0, ahead);
+      const Pixels pixels = tile_pixels(shape, rows, n, r, end, c0, next);
       const int slot = part.number * slots.of_part + row / kMaxTileRows;
       gate_pixels<F, kStream>(args, pixels, c0, width, tile,
                               args.gate_sums + slots.at(panel, n, slot), of_slot == 0);
@@ -93,7 +93,7 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, const 
   const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
   for (int q = 0; q < dw.panels(); ++q) {
     gemm_tn(rows.count, used, dw.used(q), {g, kWideBlock}, {dy.data + q * kWideBlock, dy.ld},
-            panel_slabs(dw, q, c0), add);
+            panel_slabs(dw, q, c0), add, ahead);
   }
 }
 
@@ -122,10 +122,9 @@ void project_backward(const ProjectBackward& args, int slot, int group, float* s
     with_flag(streams(shape), [&](auto stream) {
       for_each_tile(range.begin, range.end, shape.pixels(), [&](const TileRows& rows) {
         if (!finished) load_grad_rows(args.dy, rows, 0, cout, kAhead, formed, cout);
-        const RowPlaces places(shape, rows);
         for (int panel = first; panel < last; ++panel) {
-          const ptrdiff_t ahead = next_block(shape, rows, panel * kWideBlock, first, last);
-          panel_rows<decltype(f), decltype(stream)::value>(args, rows, places, panel, ahead, part,
+          const ptrdiff_t next = next_block(shape, rows, panel * kWideBlock, first, last);
+          panel_rows<decltype(f), decltype(stream)::value>(args, rows, panel, next, part,
                                                            {dy, cout}, g, dw, add);
         }
         if (finished) dy += ptrdiff_t{rows.count} * cout;

@@ -2,8 +2,6 @@
 
 // The rows of one tile, per ISA level (see ops/simd.h).
 
-#include <cassert>
-
 #include "ops/cut.h"
 #include "ops/deferred.h"
 #include "ops/simd.h"
@@ -49,26 +47,6 @@ inline ptrdiff_t channel_offset(const Shape& shape, int c) {
 inline ptrdiff_t tile_offset(const Shape& shape, const TileRows& rows, int c) {
   return channel_offset(shape, c) + rows.begin * shape.block;
 }
-
-// Where the rows of a tile lie in a tensor of this shape: row r at first + r * stride.
-struct RowPlaces {
-  ptrdiff_t first;
-  int stride, count;
-
-  RowPlaces(const Shape& shape, const TileRows& rows)
-      : first(rows.begin * shape.block), stride(shape.block), count(rows.count) {}
-};
-
-// Where the channels [c0, c1) of a tensor lie, kLane at a time; at most kTileDepth of them.
-struct LaneOffsets {
-  int count = 0;
-  ptrdiff_t at[kTileDepth / kLane];
-
-  LaneOffsets(const Shape& shape, int c0, int c1) {
-    assert(c1 - c0 <= kTileDepth);
-    for (int c = c0; c < c1; c += kLane) at[count++] = channel_offset(shape, c);
-  }
-};
 
 // Pixels of image n, or of any where nothing is given for each image: `count` of them, of a tensor
 // at its element `offset`, `stride` floats apart. What will be read after them lies `ahead` floats
