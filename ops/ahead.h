@@ -30,6 +30,10 @@ class Ahead {
     block_at_ = at_ = tile_offset(shape, rows, c0);
     block_stride_ = shape.block_stride();
     gap_ = shape.block - ptrdiff_t{lanes_} * kLane;
+    if (gap_ == 0) {  // one stream
+      lanes_ *= rows_;
+      rows_ = 1;
+    }
   }
 
   // What is left is asked for by the next `calls` calls of ask().
@@ -46,19 +50,28 @@ class Ahead {
   // Out of line: its registers are not missing in the loops around.
   [[gnu::noinline]] void ask_part() {
     asm volatile("");  // or calls are dropped: prefetches are no effect of a function
-    const int count = left_ < part_ ? left_ : part_;
+    int count = left_ < part_ ? left_ : part_;
     left_ -= count;
-    for (int i = 0; i < count; ++i) {
-      if (first_ != nullptr) prefetch(first_ + at_);
-      if (second_ != nullptr) prefetch(second_ + at_);
-      at_ += kLane;
-      if (++lane_ < lanes_) continue;
+    while (count > 0) {
+      const int run = count < lanes_ - lane_ ? count : lanes_ - lane_;
+      ask_lines(first_, run);
+      ask_lines(second_, run);
+      count -= run;
+      lane_ += run;
+      at_ += ptrdiff_t{run} * kLane;
+      if (lane_ < lanes_) return;
       lane_ = 0;
       at_ += gap_;
       if (++row_ < rows_) continue;
       row_ = 0;
-      at_ = block_at_ += block_stride_;
+      block_at_ += block_stride_;
+      at_ = block_at_;
     }
+  }
+  void ask_lines(const float* tensor, int count) const {
+    if (tensor == nullptr) return;
+    const float* line = tensor + at_;
+    for (int i = 0; i < count; ++i, line += kLane) prefetch(line);
   }
 
   const float *first_ = nullptr, *second_ = nullptr;

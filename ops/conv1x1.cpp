@@ -39,7 +39,8 @@ constexpr auto kBackward = compiled<Variant<Conv1x1BackwardItem>>({
     {Isa::generic, "generic", generic::conv1x1_backward},
 });
 
-// Partial filter gradients of a pass may take this many floats.
+// Partial filter gradients of a pass may take about this many floats, up to twice as many where
+// images are cut into parts.
 constexpr int64_t kMaxSlotFloats = int64_t{4} << 20;
 // Items of fewer rows would mostly read weights.
 constexpr int kMinItemRows = 32;
@@ -146,7 +147,8 @@ Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy, bool ba
   };
   Conv1x1BackwardCut cut;
   cut.rows = cut_for_slots(items, kMinSlotRows);
-  if (2 * cut.rows.items() >= items) return cut;
+  // Where 128 cores have an item each, dy written and read once more would cost more than it gives.
+  if (cut.rows.items() >= std::min<int64_t>(kMaxItems / 4, (items + 1) / 2)) return cut;
   // Half of the items for either gradient.
   const int64_t most = std::max<int64_t>(1, x.rows() / kMinInputRows);
   cut.rows = cut_rows(x.n, x.pixels(), std::min(items / 2, most), kMinInputRows);

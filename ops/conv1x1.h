@@ -47,8 +47,8 @@ void conv1x1_forward(const Context& context, const Conv1x1Forward& args);
 void check_conv1x1_forward(const Conv1x1Forward& args);
 
 // How a backward pass is cut. Where there are many rows for the size of w, one sweep over dy yields
-// both gradients, each row range filling a slot of dw. Elsewhere slots would take more memory
-// traffic than dy itself, and dx comes first, by rows, then dw, by column panels.
+// both gradients, each row range filling a slot of dw. Elsewhere there would be few ranges, or more
+// memory in slots than in dy, and dx comes first, by rows, then dw, by column panels.
 struct Conv1x1BackwardCut {
   RowCut rows;            // of dx, and of dw in one sweep
   int column_groups = 1;  // of dx's column panels; more than one only where dy needs no forming

@@ -118,16 +118,16 @@ class BackwardColumn {
   template <int T>
   void store_dx(const Lines& lines, int w, int count, const Pixels& pixels) {
     const InputGrad& dx = args_->dx;
-    const ptrdiff_t offset = pixels.offset + w * pixels.stride;
+    const Pixels every = pixels.from(w, count, S);
     float* sums = sums_.reserve(count);
     with_flag(static_cast<bool>(dx.skip), [&](auto skip) {
       StoreInputGrad<decltype(skip)::value, kDirect> out;
-      out.y = dx.y.data + offset;
-      out.skip = at(dx.skip.data, offset);
-      out.stride = S * pixels.stride;
-      out.ahead = pixels.next(w) - w * pixels.stride;
-      out.ahead_stride = S * pixels.ahead_stride;
-      out.dz = staged_ != nullptr ? staged_ + w * kLane : dx.dz.data + offset;
+      out.y = dx.y.data + every.offset;
+      out.skip = at(dx.skip.data, every.offset);
+      out.stride = every.stride;
+      out.ahead = every.ahead;
+      out.ahead_stride = every.ahead_stride;
+      out.dz = staged_ != nullptr ? staged_ + w * kLane : dx.dz.data + every.offset;
       out.dz_stride = staged_ != nullptr ? S * kLane : out.stride;
       out.slopes = slopes_ + w * kLane;
       out.slopes_stride = S * kLane;

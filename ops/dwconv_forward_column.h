@@ -77,11 +77,9 @@ class ForwardColumn {
 
  private:
   // Products [q0, q1) of a line to y, and their sums on their way to the pool.
-  void finish_products_of(Pixels pixels, int q0, int q1) {
-    pixels.offset += q0 * pixels.stride;
-    pixels.count = q1 - q0;
-    store_finished(args_->finish, staged_ + ptrdiff_t{q0} * kLane, kLane, pixels, c0_, kLane,
-                   args_->y, pool_.reserve(pixels.count));
+  void finish_products_of(const Pixels& pixels, int q0, int q1) {
+    store_finished(args_->finish, staged_ + ptrdiff_t{q0} * kLane, kLane, pixels.from(q0, q1 - q0),
+                   c0_, kLane, args_->y, pool_.reserve(q1 - q0));
   }
 
   const DwconvForward* args_ = nullptr;

@@ -38,8 +38,8 @@ inline Slabs<T> panel_slabs(Packed<T> w, int panel, int k0 = 0) {
   return {w.panel(panel, k0), kLane, w.slab_stride()};
 }
 
-// Stores a register tile to rows `ld` apart. `line` and `ld` are no members of a policy, which a
-// store of a vector might change for all that the compiler knows.
+// Stores a register tile to rows `ld` apart. `line` and `ld` come by value: for all that the
+// compiler knows, a store of a vector changes any member of a policy.
 template <bool kStream, int MR, int NV>
 inline void store_accumulators(const V (&acc)[MR][NV], float* line, ptrdiff_t ld) {
 #pragma GCC unroll 16
@@ -52,7 +52,7 @@ inline void store_accumulators(const V (&acc)[MR][NV], float* line, ptrdiff_t ld
 // Output policy: keeps the product in a tile. An output policy has
 //   store<MR, NV>(row, column, acc): receives acc[MR][NV], whose first element is (row, column);
 // and that of a filter gradient
-//   expect<MR, kColumns>(row, column): asks memory for that part of it, before the product.
+//   expect<MR, kColumns>(row, column): is called before the product of that part.
 struct StoreTile {
   float* data;
   ptrdiff_t ld;
@@ -63,7 +63,8 @@ struct StoreTile {
   }
 };
 
-// Output policy of a filter gradient, with kAdd added to what is there.
+// Output policy of a filter gradient, with kAdd added to what is there. Before each register tile
+// memory is asked for its place and for its share of `ahead`.
 template <bool kAdd>
 struct StoreFilter {
   Slabs<float> to;
@@ -239,7 +240,7 @@ inline void gemm_columns(int m, int k, Tile a, Slabs<const float> b, Tile init, 
   gemm_remainder<MR, C, kTransposed, kInit>(whole + half, m, k, a, b, init, column, out);
 }
 
-// Register tiles of a product of m rows and `used` columns of a panel.
+// Register tiles of a product of m rows and `used` columns of a panel, or more.
 inline int register_tiles(int m, int used) {
   int count = 0;
   for_each_columns(used,

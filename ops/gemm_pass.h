@@ -121,8 +121,8 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
       Ahead ahead;
       if (p.dx) {
         ahead = {shape, rows, c, c + width, at(p.dy.g.data, next), at(p.dy.y.data, next)};
-        ahead.share(2 * register_tiles(rows.count, p.wt, 0,
-                                       p.wt.panels()));  // the rest while dw is computed
+        // Half of it now, the rest while dw is computed.
+        ahead.share(2 * register_tiles(rows.count, p.wt, 0, p.wt.panels()));
         const int depth = p.wt.k - c < width ? p.wt.k - c : width;
         const Tile init{panel > 0 ? dx : nullptr, ld};
         for (int q = 0; q < p.wt.panels(); ++q) {

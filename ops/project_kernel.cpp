@@ -93,7 +93,7 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int pa
   const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
   for (int q = 0; q < dw.panels(); ++q) {
     gemm_tn(rows.count, used, dw.used(q), {g, kWideBlock}, {dy.data + q * kWideBlock, dy.ld},
-            panel_slabs(dw, q, c0), add, ahead);
+            panel_slabs(dw, q, c0), add);
   }
 }
 

@@ -49,12 +49,12 @@ inline ptrdiff_t tile_offset(const Shape& shape, const TileRows& rows, int c) {
 }
 
 // Pixels of image n, or of any where nothing is given for each image: `count` of them, of a tensor
-// at its element `offset`, `stride` floats apart. What will be read after them lies `ahead` floats
-// further on: memory is asked for it in time, as the prefetchers of CPUs lose a stream at every end
-// of a line, panel or page; 0 where a product has asked for it, as asking again takes the places of
-// those who wait for memory. What one pixel asks for lies `ahead_stride` floats after what the one
-// before asked for. Loops take it by value: through a reference, every store of a vector might
-// change it.
+// at its element `offset`, `stride` floats apart. Memory is asked in time for what will be read
+// after them, by this loop or its neighbours, as the prefetchers of CPUs lose a stream at every end
+// of a line, panel or page: pixel p asks for what lies `ahead` and p times `ahead_stride` floats
+// after `offset`. `ahead` is 0 where a product has asked for it, as asking again takes the places
+// of those who wait for memory. Loops take it by value: through a reference, every store of a
+// vector might change it.
 struct Pixels {
   int n;
   ptrdiff_t offset, stride;
@@ -63,6 +63,11 @@ struct Pixels {
 
   // What pixel p asks for, from `offset` on.
   ptrdiff_t next(int p) const { return ahead + p * ahead_stride; }
+  // Those from pixel p0 on, `step` apart; they ask for what they would have asked for anyway.
+  Pixels from(int p0, int pixels, int step = 1) const {
+    return {n,      offset + p0 * stride,   step * stride,
+            pixels, next(p0) - p0 * stride, step * ahead_stride};
+  }
 };
 
 // How far ahead of a stream memory is read, in floats.
@@ -79,11 +84,16 @@ inline Pixels tile_pixels(const Shape& shape, const TileRows& rows, int c, ptrdi
   return tile_pixels(shape, rows, 0, 0, rows.count, c, ahead);
 }
 
-// From channel c to what is read after it where the blocks [first, last) of a tensor are read tile
-// by tile: the next block, or the first one of the next tile.
+// From channel c to what is read after it where the blocks [first, last) of a tensor, or panels of
+// its only block, are read tile by tile: the next one, or the first one of the next tile.
 inline ptrdiff_t next_block(const Shape& shape, const TileRows& rows, int c, int first, int last) {
+  if (shape.blocks() == 1 && last - first == 1) return kAhead;
+  if (shape.blocks() == 1) {
+    const int panel = c / kWideBlock;
+    if (panel + 1 < last) return kWideBlock;
+    return (first - panel) * kWideBlock + ptrdiff_t{rows.count} * shape.block;
+  }
   const int block = c / shape.block;
-  if (shape.blocks() == 1) return kAhead;
   if (block + 1 < last) return shape.block_stride();
   return (first - block) * shape.block_stride() + ptrdiff_t{rows.count} * shape.block;
 }
