@@ -115,12 +115,13 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
     const float* x = load(rows, x_tile, ld);
     for (int panel = 0; panel < dw.panels(); ++panel) {
       const int c = panel * kWideBlock, width = dw.width(panel);
-      const ptrdiff_t next = next_block(shape, rows, c, 0, dw.panels());
       // The products of the panel before have asked for these rows of dy.
-      load_grad_rows(p.dy, rows, c, width, p.dx ? 0 : next, dy, kWideBlock);
-      Ahead ahead;
+      load_grad_rows(p.dy, rows, c, width, 0, dy, kWideBlock);
+      // Of a single panel the next tile's.
+      const ptrdiff_t next = dw.panels() == 1 ? ptrdiff_t{rows.count} * shape.block
+                                              : next_block(shape, rows, c, 0, dw.panels());
+      Ahead ahead(shape, rows, c, c + width, at(p.dy.g.data, next), at(p.dy.y.data, next));
       if (p.dx) {
-        ahead = {shape, rows, c, c + width, at(p.dy.g.data, next), at(p.dy.y.data, next)};
         // Half of it now, the rest while dw is computed.
         ahead.share(2 * register_tiles(rows.count, p.wt, 0, p.wt.panels()));
         const int depth = p.wt.k - c < width ? p.wt.k - c : width;
