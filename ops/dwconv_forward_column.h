@@ -28,7 +28,7 @@ class ForwardColumn {
       : args_(&args),
         c0_(c0),
         left_(same_padding(args.x.y.shape.w, K, S).before),
-        x_lines_(args.x.y.shape, c0),
+        x_lines_(args.x.y.shape, c0, S),
         y_lines_(args.y.shape, c0),
         filter_(memory.take(K * K * kLane)),
         ring_(memory, lines, args.x.y.shape.w, K / 2),
