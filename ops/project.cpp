@@ -8,13 +8,13 @@
 namespace mbconv::ops {
 
 namespace generic {
-ProjectBackwardItem project_backward, project_finish_dy;
+ProjectBackwardItem project_backward, project_finish_dy, project_gate_gradient, project_sum_images;
 }  // namespace generic
 namespace avx2 {
-ProjectBackwardItem project_backward, project_finish_dy;
+ProjectBackwardItem project_backward, project_finish_dy, project_gate_gradient, project_sum_images;
 }  // namespace avx2
 namespace avx512 {
-ProjectBackwardItem project_backward, project_finish_dy;
+ProjectBackwardItem project_backward, project_finish_dy, project_gate_gradient, project_sum_images;
 }  // namespace avx512
 
 namespace {
@@ -29,61 +29,19 @@ constexpr auto kFinishDy = compiled<Variant<ProjectBackwardItem>>({
     {Isa::avx2, "avx2", avx2::project_finish_dy},
     {Isa::generic, "generic", generic::project_finish_dy},
 });
+constexpr auto kGateGradient = compiled<Variant<ProjectBackwardItem>>({
+    {Isa::avx512, "avx512", avx512::project_gate_gradient},
+    {Isa::avx2, "avx2", avx2::project_gate_gradient},
+    {Isa::generic, "generic", generic::project_gate_gradient},
+});
+constexpr auto kSumImages = compiled<Variant<ProjectBackwardItem>>({
+    {Isa::avx512, "avx512", avx512::project_sum_images},
+    {Isa::avx2, "avx2", avx2::project_sum_images},
+    {Isa::generic, "generic", generic::project_sum_images},
+});
 
 // Partial filter gradients of a pass may take this many floats.
 constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;
-
-// Calls body(sums) for the slots [5][kWideBlock] of a panel of channels of image n.
-template <class Body>
-void for_each_gate_slot(const ProjectBackward& args, int panel, int n, const Body& body) {
-  const Shape& shape = args.x.y.shape;
-  const GateSlots slots(shape, args.cut);
-  const RowCut image{1, args.cut.parts, shape.n};
-  for (int part = 0; part < args.cut.parts; ++part) {
-    const RowCut::Range rows = image.range(n, part, shape.n, shape.pixels());
-    const int filled = ceil_div(static_cast<int>(rows.end - rows.begin), kMaxTileRows);
-    for (int i = 0; i < filled; ++i)
-      body(args.gate_sums + slots.at(panel, n, part * slots.of_part + i));
-  }
-}
-
-// P0 of image n to dgate.
-void sum_gate_gradient(const ProjectBackward& args, int n) {
-  const int channels = args.x.y.shape.padded_c();
-  float* dgate = args.dgate + ptrdiff_t{n} * channels;
-  for (int c0 = 0; c0 < channels; c0 += kWideBlock) {
-    const int width = std::min(kWideBlock, channels - c0);
-    double sums[kWideBlock] = {};
-    for_each_gate_slot(args, c0 / kWideBlock, n, [&](const float* p0) {
-      for (int c = 0; c < width; ++c) sums[c] += p0[c];
-    });
-    for (int c = 0; c < width; ++c) dgate[c0 + c] = static_cast<float>(sums[c]);
-  }
-}
-
-// Sums of dz and dz * xhat over the batch, images in order, for a panel of channels.
-void sum_images(const ProjectBackward& args, int panel) {
-  const Shape& shape = args.x.y.shape;
-  const int channels = shape.padded_c(), c0 = panel * kWideBlock;
-  const int width = std::min(kWideBlock, channels - c0);
-  double dz[kWideBlock] = {}, dz_xhat[kWideBlock] = {};
-  for (int n = 0; n < shape.n; ++n) {
-    const float* gate = args.x.gate + ptrdiff_t{n} * channels + c0;
-    const float* offset = args.se.offset + ptrdiff_t{n} * channels + c0;
-    for_each_gate_slot(args, panel, n, [&](const float* p) {
-      const float *p1 = p + kWideBlock, *p2 = p1 + kWideBlock, *p3 = p2 + kWideBlock,
-                  *p4 = p3 + kWideBlock;
-      for (int c = 0; c < width; ++c) {
-        const double g = gate[c], o = offset[c];
-        dz[c] += g * p1[c] + o * p2[c];
-        dz_xhat[c] += g * p3[c] + o * p4[c];
-      }
-    });
-  }
-  double* out = args.sums.slot(0) + c0;
-  std::copy_n(dz, width, out);
-  std::copy_n(dz_xhat, width, out + channels);
-}
 
 }  // namespace
 
@@ -92,6 +50,12 @@ std::span<const Variant<ProjectBackwardItem>> project_finish_dy_variants() {
 }
 std::span<const Variant<ProjectBackwardItem>> project_backward_variants() {
   return kBackward;
+}
+std::span<const Variant<ProjectBackwardItem>> project_gate_gradient_variants() {
+  return kGateGradient;
+}
+std::span<const Variant<ProjectBackwardItem>> project_sum_images_variants() {
+  return kSumImages;
 }
 
 ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
@@ -175,6 +139,8 @@ void project_backward(const Context& context, const ProjectBackward& args) {
     pass.dy.g = {args.finished_dy, dy};
   }
   const auto item = pick(project_backward_variants(), context.isa).function;
+  const auto gate_gradient = pick(project_gate_gradient_variants(), context.isa).function;
+  const auto sum_images = pick(project_sum_images_variants(), context.isa).function;
   const auto se = pick(squeeze_excite_backward_input_variants(), context.isa).function;
   const RowCut& cut = args.cut;
   context.workers->run_staged(
@@ -189,12 +155,12 @@ void project_backward(const Context& context, const ProjectBackward& args) {
         const int skipped = i * kSqueezeExciteImages;
         const int first = range.first_image + skipped;
         const int count = std::min(range.images - skipped, kSqueezeExciteImages);
-        for (int n = first; n < first + count; ++n) sum_gate_gradient(args, n);
+        for (int n = first; n < first + count; ++n) gate_gradient(args, n, 0, nullptr);
         if (count > 0) se(args.se, first, count);
       });
   squeeze_excite_backward_filter(context, args.se);
   context.workers->run(ceil_div(x.padded_c(), kWideBlock),
-                       [&](int panel, int) { sum_images(args, panel); });
+                       [&](int panel, int) { sum_images(args, panel, 0, nullptr); });
   if (cut.items() > 1) {
     add_slots(*context.workers, args.dw_slots, cut.items(), args.dw.size(), args.dw.data);
   }

@@ -63,8 +63,8 @@ struct ProjectBackwardCut {
 };
 ProjectBackwardCut project_backward_cut(const Shape& x, int cout);
 // The slots that P0..P4 of an image are summed up in, in fp32: `of_part` for a part of it, one for
-// each kMaxTileRows rows; their sums are fp64. A slot is [5][kWideBlock]; those of a panel of
-// channels lie together, [panel][image][slot].
+// each kMaxTileRows rows; sums of more rows are fp64. A slot is [5][kWideBlock]; those of a panel
+// of channels lie together, [panel][image][slot].
 struct GateSlots {
   int images, of_part, count;  // count: of an image
   MBCONV_INLINE constexpr GateSlots(const Shape& x, const RowCut& cut)
@@ -87,7 +87,10 @@ void project_backward(const Context& context, const ProjectBackward& args);
 
 using ProjectBackwardItem = void(const ProjectBackward& args, int slot, int group, float* scratch);
 std::span<const Variant<ProjectBackwardItem>> project_backward_variants();
-// Of the pass that forms dy once for several channel groups.
+// Of the pass that forms dy once for several channel groups: an item for each tile.
 std::span<const Variant<ProjectBackwardItem>> project_finish_dy_variants();
+// Of dgate, an item for each image, and of `sums`, an item for each panel of channels.
+std::span<const Variant<ProjectBackwardItem>> project_gate_gradient_variants();
+std::span<const Variant<ProjectBackwardItem>> project_sum_images_variants();
 
 }  // namespace mbconv::ops

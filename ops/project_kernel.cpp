@@ -1,4 +1,4 @@
-// The work item of project_backward at one ISA level: see ops/simd.h.
+// The work items of project_backward at one ISA level: see ops/simd.h.
 //
 // Measured on 2 threads of a Zen 4 (`step_bench --profile`, B0 at 224, batch 64, g++ 12), as a part
 // of the FMA peak: 0.40 to 0.56 on maps of 112 to 28 pixels, 0.69 to 0.86 below (AVX2 0.31 to 0.47,
@@ -7,11 +7,12 @@
 
 #include "ops/project.h"
 
+#include "ops/column_sums.h"
 #include "ops/epilogue.h"
 
 namespace mbconv::ops::MBCONV_LEVEL {
 
-ProjectBackwardItem project_backward, project_finish_dy;
+ProjectBackwardItem project_backward, project_finish_dy, project_gate_gradient, project_sum_images;
 
 namespace {
 
@@ -97,6 +98,22 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int pa
   }
 }
 
+// Calls body(n, slot, pixels) for the slots of the images [first, last), which hold the sums of so
+// many pixels.
+template <class Body>
+void for_each_gate_slot(const ProjectBackward& args, int first, int last, const Body& body) {
+  const int pixels = args.x.y.shape.pixels(), parts = args.cut.parts;
+  const GateSlots slots(args.x.y.shape, args.cut);
+  for (int part = 0; part < parts; ++part) {
+    const RowCut::Range rows = RowCut{1, parts, 1}.range(0, part, 1, pixels);
+    for (int n = first; n < last; ++n) {
+      int slot = part * slots.of_part, left = static_cast<int>(rows.end - rows.begin);
+      for (; left > 0; ++slot, left -= kMaxTileRows)
+        body(n, slot, left < kMaxTileRows ? left : kMaxTileRows);
+    }
+  }
+}
+
 }  // namespace
 
 void project_backward(const ProjectBackward& args, int slot, int group, float* scratch) {
@@ -142,6 +159,52 @@ void project_finish_dy(const ProjectBackward& args, int tile, int, float*) {
   const TileRows rows{begin, left < kTileRows ? static_cast<int>(left) : kTileRows, shape.pixels()};
   const int cout = shape.padded_c();
   load_grad_rows(args.dy, rows, 0, cout, kAhead, args.finished_dy + begin * cout, cout);
+}
+
+// P0 of image n to dgate.
+void project_gate_gradient(const ProjectBackward& args, int n, int, float*) {
+  const Shape& shape = args.x.y.shape;
+  const GateSlots slots(shape, args.cut);
+  const int channels = shape.padded_c();
+  float* dgate = args.dgate + ptrdiff_t{n} * channels;
+  for (int panel = 0, c0 = 0; c0 < channels; ++panel, c0 += kWideBlock, dgate += kWideBlock) {
+    const int width = channels - c0 < kWideBlock ? channels - c0 : kWideBlock;
+    const float* p0 = args.gate_sums + slots.at(panel, n, 0);
+    if (slots.count == 1) {
+      for (int c = 0; c < width; c += kWidth) store(dgate + c, load(p0 + c));
+      continue;
+    }
+    double sums[kWideBlock] = {};
+    for_each_gate_slot(args, n, n + 1, [&](int, int slot, int) {
+      const float* p = p0 + ptrdiff_t{slot} * kGateSums * kWideBlock;
+      for (int c = 0; c < width; ++c) sums[c] += p[c];
+    });
+    for (int c = 0; c < width; ++c) dgate[c] = static_cast<float>(sums[c]);
+  }
+}
+
+// Sums of dz and dz * xhat over the batch for a panel of channels.
+void project_sum_images(const ProjectBackward& args, int panel, int, float*) {
+  const Shape& shape = args.x.y.shape;
+  const GateSlots slots(shape, args.cut);
+  const int channels = shape.padded_c(), c0 = panel * kWideBlock;
+  const int width = channels - c0 < kWideBlock ? channels - c0 : kWideBlock;
+  alignas(64) float memory[2 * kWideBlock];
+  ColumnSums sums(memory, 2, args.sums.slot(0) + c0, channels, width);
+  for_each_gate_slot(args, 0, shape.n, [&](int n, int slot, int pixels) {
+    const float* p = args.gate_sums + slots.at(panel, n, slot);
+    const float* gate = args.x.gate + ptrdiff_t{n} * channels + c0;
+    const float* offset = args.se.offset + ptrdiff_t{n} * channels + c0;
+    float *dz = sums.reserve(pixels), *dz_xhat = dz + width;
+    for (int c = 0; c < width; c += kWidth, p += kWidth) {
+      const V g = load(gate + c), o = load(offset + c);
+      const V p1 = load(p + kWideBlock), p2 = load(p + 2 * kWideBlock);
+      const V p3 = load(p + 3 * kWideBlock), p4 = load(p + 4 * kWideBlock);
+      store(dz + c, madd(o, p2, madd(g, p1, load(dz + c))));
+      store(dz_xhat + c, madd(o, p4, madd(g, p3, load(dz_xhat + c))));
+    }
+  });
+  sums.flush();
 }
 
 }  // namespace mbconv::ops::MBCONV_LEVEL

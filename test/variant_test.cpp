@@ -54,6 +54,8 @@ TEST_CASE("variant: every table is sorted and ends in generic") {
   check_table(ops::pool_variants());
   check_table(ops::project_backward_variants());
   check_table(ops::project_finish_dy_variants());
+  check_table(ops::project_gate_gradient_variants());
+  check_table(ops::project_sum_images_variants());
   check_table(ops::sgd_variants());
   check_table(ops::squeeze_excite_reduce_variants());
   check_table(ops::squeeze_excite_gate_variants());
