@@ -4,6 +4,7 @@
 
 #include <cassert>
 
+#include "ops/packed.h"
 #include "ops/tile_rows.h"
 
 namespace mbconv::ops::MBCONV_LEVEL {
@@ -35,6 +36,14 @@ class Ahead {
       rows_ = 1;
     }
   }
+
+  // Rows [k0, k1) of a panel of weights.
+  Ahead(Packed<const float> w, int panel, int k0, int k1)
+      : first_(w.panel(panel, k0)),
+        lanes_(k1 - k0),
+        rows_(w.width(panel) / kLane),
+        gap_(w.slab_stride() - ptrdiff_t{lanes_} * kLane),
+        left_(lanes_ * rows_) {}
 
   // What is left is asked for by the next `calls` calls of ask().
   void share(int calls) {
@@ -96,6 +105,22 @@ struct Asking {
 };
 template <class Out>
 Asking(const Out&, Ahead&) -> Asking<Out>;
+
+// Output policy of gemm_panel: another one, and `ahead` is asked for within register tiles, as the
+// share of a whole one of a deep product would be too many lines at once.
+template <class Out>
+struct AskingWithin {
+  const Out& out;
+  Ahead& ahead;
+
+  template <int MR, int NV>
+  void store(int row, int column, const V (&acc)[MR][NV]) const {
+    out.template store<MR, NV>(row, column, acc);
+  }
+  void within() const { ahead.ask(); }
+};
+template <class Out>
+AskingWithin(const Out&, Ahead&) -> AskingWithin<Out>;
 
 }  // namespace
 }  // namespace mbconv::ops::MBCONV_LEVEL

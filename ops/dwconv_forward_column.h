@@ -138,8 +138,14 @@ struct StoreColumns {
         ++line;
       }
     }
-    gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit,
-               StoreColumns{ring.line(0), pitch, offset, unit * kWideBlock});
+    const StoreColumns out{ring.line(0), pitch, offset, unit * kWideBlock};
+    if (!is_far(expand.w, v.rows())) {
+      gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit, out);
+      continue;
+    }
+    Ahead weights(expand.w, (unit + 1) % expand.w.panels(), 0, expand.w.k);
+    weights.share(register_tiles(m, expand.w.used(unit)) * ceil_div(expand.w.k, kWithin));
+    gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit, AskingWithin{out, weights});
   }
 }
 

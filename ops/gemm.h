@@ -51,6 +51,7 @@ inline void store_accumulators(const V (&acc)[MR][NV], float* line, ptrdiff_t ld
 
 // Output policy: keeps the product in a tile. An output policy has
 //   store<MR, NV>(row, column, acc): receives acc[MR][NV], whose first element is (row, column);
+//   within(): where there is one, is called before each kWithin steps of k;
 // and that of a filter gradient
 //   expect<MR, kColumns>(row, column): is called before the product of that part.
 struct StoreTile {
@@ -95,6 +96,8 @@ struct StoreFilter {
     }
   }
 };
+
+constexpr int kWithin = 96;
 
 #if defined(__AVX2__)
 
@@ -166,13 +169,13 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
     }
     if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
     const float* b_row = b.data;
-#pragma GCC unroll 2
-    for (int l = 0; l < k; ++l, b_row += ldb) {
+    const float* a_l = a;  // moves unless transposed: g++ 12 makes the shorter loops so
+    const auto step = [&](int l) {
       const auto right = [&](int v) {
         return b_row + v / kLaneVectors * slab + v % kLaneVectors * kWidth;
       };
       const auto left_value = [&](int r) {
-        return V(kTransposed ? a[l * lda + r] : a[r * lda + l]);
+        return V(kTransposed ? a_l[l * lda + r] : a_l[r * lda]);
       };
       if constexpr (C::kFull > 2 * MR) {  // fewer registers for the values of A than for B's
         static_assert(!C::kHalf);
@@ -199,6 +202,14 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
           if constexpr (C::kHalf) half[r] = madd_half(ar, bh, half[r]);
         }
       }
+    };
+    for (int left_k = k, steps = k; left_k > 0; left_k -= steps) {
+      if constexpr (requires { out.within(); }) {
+        out.within();
+        steps = kWithin < left_k ? kWithin : left_k;
+      }
+#pragma GCC unroll 2
+      for (int l = 0; l < steps; ++l, b_row += ldb, a_l += kTransposed ? 0 : 1) step(l);
     }
     if constexpr (C::kPadded > C::kUsed) {
 #pragma GCC unroll 16
@@ -324,6 +335,15 @@ inline int register_tiles(int m, Packed<const float> w, int first, int last) {
   int count = 0;
   for (int panel = first; panel < last; ++panel) count += register_tiles(m, w.used(panel));
   return count;
+}
+
+// Whether a pass over `rows` rows finds w in memory rather than in cache: it is large, and not read
+// for many tiles. Of less than 16 rows there is no time to ask for a line while another one is used.
+// (Zen 3, B0: the last blocks, head and classifier take 0.86 to 0.94 of their time at 32 pixels or
+// for one picture; of 512 rows up to 1.1.)
+inline bool is_far(Packed<const float> w, int64_t rows) {
+  constexpr size_t kCached = (512 << 10) / sizeof(float);
+  return w.size() > kCached && rows >= 16 && rows <= 2 * kTileRows;
 }
 
 // out = A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`.

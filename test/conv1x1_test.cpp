@@ -104,6 +104,8 @@ std::vector<Case> network_cases() {
       {"classifier of one picture", shape({1, 1, 1}, 1280, false), shape({1, 1, 1}, 1000, false),
        finished, false, false},
       {"the op's own cut", shape({1, 56, 56}, 24, false), shape({1, 56, 56}, 48, true), normalised},
+      {"weights larger than a cache", shape({2, 3, 5}, 392, false), shape({2, 3, 5}, 340, false),
+       gated},
       {"wide to wide", shape({2, 5, 7}, 144, true), shape({2, 5, 7}, 96, true), gated, true},
   };
   for (const Block& b : kBlocks) {
@@ -126,6 +128,22 @@ TEST_CASE("conv1x1: matches reference") {
   for (const Case& c : network_cases()) {
     CAPTURE(c.name);
     Forward forward(c, Values::reals);
+    check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
+  }
+  // Weights larger than a cache, of which items of one panel ask for each other's.
+  for (const int groups : some(std::vector<int>{8, 3}, 1)) {
+    CAPTURE(groups);
+    const Map m{1, 5, 5};
+    Forward forward({"",
+                     shape(m, 392, true),
+                     shape(m, 340, true),
+                     {true, Activation::swish},
+                     false,
+                     false,
+                     {1, 1, 1},
+                     Folded{},
+                     groups},
+                    Values::reals);
     check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
   }
   // Streamed: as the op cuts, and in one item whose last tile has two rows or one.
