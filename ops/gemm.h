@@ -338,9 +338,9 @@ inline int register_tiles(int m, Packed<const float> w, int first, int last) {
 }
 
 // Whether a pass over `rows` rows finds w in memory rather than in cache: it is large, and not read
-// for many tiles. Of less than 16 rows there is no time to ask for a line while another one is used.
-// (Zen 3, B0: the last blocks, head and classifier take 0.86 to 0.94 of their time at 32 pixels or
-// for one picture; of 512 rows up to 1.1.)
+// for many tiles. Of less than 16 rows there is no time to ask for a line while another one is
+// used. (Zen 3, B0: the last blocks, head and classifier take 0.86 to 0.94 of their time at 32
+// pixels or for one picture; of 512 rows up to 1.1.)
 inline bool is_far(Packed<const float> w, int64_t rows) {
   constexpr size_t kCached = (512 << 10) / sizeof(float);
   return w.size() > kCached && rows >= 16 && rows <= 2 * kTileRows;
