@@ -4,16 +4,16 @@
 
 #include <cassert>
 
-#include "ops/packed.h"
+#include "ops/far_weights.h"
 #include "ops/tile_rows.h"
 
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
-// Lines of up to two tensors of one shape, asked for in their order in memory, some with each of a
-// number of calls: in order they arrive sooner, and of many at once some are dropped, as a core
-// waits for a few dozen lines at most. (Zen 3, B0 at 224: expand backward passes over maps of 112
-// to 28 pixels take 0.89 of their time.)
+// Lines of up to two tensors of one shape, or of weights, asked for in their order in memory, some
+// with each of a number of calls: in order they arrive sooner, and of many at once some are
+// dropped, as a core waits for a few dozen lines at most. (Zen 3, B0 at 224: expand backward passes
+// over maps of 112 to 28 pixels take 0.89 of their time.)
 class Ahead {
  public:
   // Nothing.
@@ -37,11 +37,11 @@ class Ahead {
     }
   }
 
-  // Rows [k0, k1) of a panel of weights.
-  Ahead(Packed<const float> w, int panel, int k0, int k1)
-      : first_(w.panel(panel, k0)),
-        lanes_(k1 - k0),
-        rows_(w.width(panel) / kLane),
+  // A piece of weights: its slabs take the place of rows, its rows that of lanes.
+  Ahead(Packed<const float> w, const WeightPiece& piece)
+      : first_(w.panel(piece.panel, piece.k0)),
+        lanes_(piece.k1 - piece.k0),
+        rows_(w.width(piece.panel) / kLane),
         gap_(w.slab_stride() - ptrdiff_t{lanes_} * kLane),
         left_(lanes_ * rows_) {}
 
@@ -51,8 +51,9 @@ class Ahead {
     part_ = ceil_div(left_, calls);
     if (part_ < kFew) part_ = kFew;
   }
+  bool any() const { return left_ > 0; }
   void ask() {
-    if (left_ > 0) ask_part();
+    if (any()) ask_part();
   }
 
  private:
@@ -105,22 +106,6 @@ struct Asking {
 };
 template <class Out>
 Asking(const Out&, Ahead&) -> Asking<Out>;
-
-// Output policy of gemm_panel: another one, and `ahead` is asked for within register tiles, as the
-// share of a whole one of a deep product would be too many lines at once.
-template <class Out>
-struct AskingWithin {
-  const Out& out;
-  Ahead& ahead;
-
-  template <int MR, int NV>
-  void store(int row, int column, const V (&acc)[MR][NV]) const {
-    out.template store<MR, NV>(row, column, acc);
-  }
-  void within() const { ahead.ask(); }
-};
-template <class Out>
-AskingWithin(const Out&, Ahead&) -> AskingWithin<Out>;
 
 }  // namespace
 }  // namespace mbconv::ops::MBCONV_LEVEL

@@ -121,9 +121,19 @@ struct StoreColumns {
   }
 };
 
+// The weights that the unit after `unit` expands with, if they are far from products of `rows`
+// rows.
+inline Ahead expand_weights_after(const DwconvExpand& expand, int unit, int rows) {
+  const Packed<const float>& w = expand.w;
+  if (!expand || !are_far(w, expand.v.shape.rows(), rows)) return {};
+  return {w, next_piece(w, {unit, unit + 1}, {unit, 0, w.k})};
+}
+
 // Products of the expand convolution for lines [h, h + count) of image n, to the rings of a unit.
+// Meanwhile asks for `weights`.
 [[gnu::noinline]] inline void expand_lines(const DwconvExpand& expand, int n, int h, int count,
-                                           int unit, const LineRing& ring, ptrdiff_t pitch) {
+                                           int unit, const LineRing& ring, ptrdiff_t pitch,
+                                           Ahead& weights) {
   const Shape& v = expand.v.shape;
   int line = h, pixel = 0;
   for (int rows = count * v.w; rows > 0; rows -= kTileRows) {
@@ -139,13 +149,12 @@ struct StoreColumns {
       }
     }
     const StoreColumns out{ring.line(0), pitch, offset, unit * kWideBlock};
-    if (!is_far(expand.w, v.rows())) {
+    if (!weights.any()) {
       gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit, out);
       continue;
     }
-    Ahead weights(expand.w, (unit + 1) % expand.w.panels(), 0, expand.w.k);
-    weights.share(register_tiles(m, expand.w.used(unit)) * ceil_div(expand.w.k, kWithin));
-    gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit, AskingWithin{out, weights});
+    gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit,
+               AskingWithin(out, weights, m, expand.w.k, expand.w.used(unit)));
   }
 }
 

@@ -37,6 +37,7 @@ void forward_item(const DwconvForward& args, int slot, int unit, bool staged, fl
   for (int i = 0; i < count; ++i)
     columns[i] = {args, slot, unit * kWideBlock + i * kLane, K + at_once - 1, staged, memory};
   const LineRing& ring = columns[0].ring();
+  Ahead weights = expand_weights_after(args.expand, unit, at_once * in.w);
   const ptrdiff_t pitch = count > 1 ? columns[1].ring().line(0) - ring.line(0) : 0;
 
   for (int n = range.first_image; n < range.first_image + range.images; ++n) {
@@ -55,7 +56,7 @@ void forward_item(const DwconvForward& args, int slot, int unit, bool staged, fl
       int loaded = next;
       while (args.expand && loaded < end) {
         const int lines = past - loaded < at_once ? past - loaded : at_once;
-        expand_lines(args.expand, n, loaded, lines, unit, ring, pitch);
+        expand_lines(args.expand, n, loaded, lines, unit, ring, pitch, weights);
         loaded += lines;
       }
       ptrdiff_t offset[K];

@@ -51,7 +51,7 @@ inline void store_accumulators(const V (&acc)[MR][NV], float* line, ptrdiff_t ld
 
 // Output policy: keeps the product in a tile. An output policy has
 //   store<MR, NV>(row, column, acc): receives acc[MR][NV], whose first element is (row, column);
-//   within(): where there is one, is called before each kWithin steps of k;
+//   within(): where there is one, is called before every kAskSteps steps of k, or fewer;
 // and that of a filter gradient
 //   expect<MR, kColumns>(row, column): is called before the product of that part.
 struct StoreTile {
@@ -97,7 +97,8 @@ struct StoreFilter {
   }
 };
 
-constexpr int kWithin = 96;
+// Of AVX2 and AVX-512; 64 and 32 gain less than 96.
+constexpr int kAskSteps = 96;
 
 #if defined(__AVX2__)
 
@@ -169,7 +170,7 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
     }
     if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
     const float* b_row = b.data;
-    const float* a_l = a;  // moves unless transposed: g++ 12 makes the shorter loops so
+    const float* a_l = a;  // moves unless A is transposed: faster loops from g++ 12, either way
     const auto step = [&](int l) {
       const auto right = [&](int v) {
         return b_row + v / kLaneVectors * slab + v % kLaneVectors * kWidth;
@@ -205,8 +206,9 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
     };
     for (int left_k = k, steps = k; left_k > 0; left_k -= steps) {
       if constexpr (requires { out.within(); }) {
+        static_assert(!kTransposed);  // a_l stays
         out.within();
-        steps = kWithin < left_k ? kWithin : left_k;
+        steps = kAskSteps < left_k ? kAskSteps : left_k;
       }
 #pragma GCC unroll 2
       for (int l = 0; l < steps; ++l, b_row += ldb, a_l += kTransposed ? 0 : 1) step(l);
@@ -337,14 +339,26 @@ inline int register_tiles(int m, Packed<const float> w, int first, int last) {
   return count;
 }
 
-// Whether a pass over `rows` rows finds w in memory rather than in cache: it is large, and not read
-// for many tiles. Of less than 16 rows there is no time to ask for a line while another one is
-// used. (Zen 3, B0: the last blocks, head and classifier take 0.86 to 0.94 of their time at 32
-// pixels or for one picture; of 512 rows up to 1.1.)
-inline bool is_far(Packed<const float> w, int64_t rows) {
-  constexpr size_t kCached = (512 << 10) / sizeof(float);
-  return w.size() > kCached && rows >= 16 && rows <= 2 * kTileRows;
-}
+// Output policy of gemm_panel: another one, and `ahead` is asked for within the register tiles of a
+// product, as of a deep one the share of a whole tile would be too many lines at once.
+template <class Out>
+class AskingWithin {
+ public:
+  // For m rows, depth k and `used` columns.
+  AskingWithin(const Out& out, Ahead& ahead, int m, int k, int used) : out_(out), ahead_(ahead) {
+    ahead.share(register_tiles(m, used) * ceil_div(k, kAskSteps));
+  }
+
+  template <int MR, int NV>
+  void store(int row, int column, const V (&acc)[MR][NV]) const {
+    out_.template store<MR, NV>(row, column, acc);
+  }
+  void within() const { ahead_.ask(); }
+
+ private:
+  const Out& out_;
+  Ahead& ahead_;
+};
 
 // out = A[m x k] B, where B is rows [k0, k0 + k) of columns [48 panel, ...) of `w`.
 template <class Out>

@@ -27,16 +27,6 @@ struct Product {
   const InputGrad* input_grad = nullptr;  // if y is its dz
 };
 
-// The weights that are read after those of `panel` from row k0 on: of the same item, or of the
-// next one.
-inline Ahead weights_after(const Product& p, int panel, int k0, int kc, bool same_item) {
-  if (++panel == p.last) {
-    k0 = k0 + kc < p.w.k ? k0 + kc : 0;
-    panel = same_item ? p.first : p.last % p.w.panels();
-  }
-  return {p.w, panel, k0, p.w.k - k0 < kc ? p.w.k : k0 + kc};
-}
-
 // The panels of y = x w over the rows [begin, end): raw, with batch-norm sums into slot `slot`,
 // finished, or as an input gradient.
 // load(rows, k0, depth, tile, ld): the prologue, columns [k0, k0 + depth) of x to tile[rows][ld];
@@ -55,7 +45,6 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
   const bool in_tile = p.finish || p.input_grad != nullptr;
   float* products = in_tile ? memory.take(kTileRows * kWideBlock) : nullptr;
   const bool stream = streams(shape);
-  const bool far = is_far(p.w, shape.rows());
   int64_t row = begin;
   for_each_tile(begin, end, shape.pixels(), [&](const TileRows& rows) {
     row += rows.count;
@@ -63,6 +52,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
     const int64_t left = shape.rows() - row;
     const TileRows following{row, left < rows.count ? static_cast<int>(left) : rows.count,
                              shape.pixels()};
+    const bool far = are_far(p.w, shape.rows(), rows.count);
     const int tiles = register_tiles(rows.count, p.w, p.first, p.last);
     for (int k0 = 0; k0 < k; k0 += kc) {
       const int depth = k - k0 < kc ? k - k0 : kc;
@@ -78,9 +68,9 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
         const auto product = [&](const auto& out) {
           const Asking asking{out, ahead};
           if (!far) return gemm_panel(rows.count, depth, x, p.w, k0, panel, init, asking);
-          Ahead weights = weights_after(p, panel, k0, kc, !last || row < end);
-          weights.share(register_tiles(rows.count, p.w.used(panel)) * ceil_div(depth, kWithin));
-          gemm_panel(rows.count, depth, x, p.w, k0, panel, init, AskingWithin{asking, weights});
+          Ahead weights(p.w, next_piece(p.w, {p.first, p.last}, {panel, k0, k0 + depth}));
+          gemm_panel(rows.count, depth, x, p.w, k0, panel, init,
+                     AskingWithin(asking, weights, rows.count, depth, p.w.used(panel)));
         };
         if (!last) {
           product(StoreTile{partial, n});

@@ -8,13 +8,16 @@
 namespace mbconv::ops {
 
 namespace generic {
-ProjectBackwardItem project_backward, project_finish_dy, project_gate_gradient, project_sum_images;
+ProjectBackwardItem project_backward, project_finish_dy;
+ProjectSumsItem project_gate_gradient, project_sum_images;
 }  // namespace generic
 namespace avx2 {
-ProjectBackwardItem project_backward, project_finish_dy, project_gate_gradient, project_sum_images;
+ProjectBackwardItem project_backward, project_finish_dy;
+ProjectSumsItem project_gate_gradient, project_sum_images;
 }  // namespace avx2
 namespace avx512 {
-ProjectBackwardItem project_backward, project_finish_dy, project_gate_gradient, project_sum_images;
+ProjectBackwardItem project_backward, project_finish_dy;
+ProjectSumsItem project_gate_gradient, project_sum_images;
 }  // namespace avx512
 
 namespace {
@@ -29,12 +32,12 @@ constexpr auto kFinishDy = compiled<Variant<ProjectBackwardItem>>({
     {Isa::avx2, "avx2", avx2::project_finish_dy},
     {Isa::generic, "generic", generic::project_finish_dy},
 });
-constexpr auto kGateGradient = compiled<Variant<ProjectBackwardItem>>({
+constexpr auto kGateGradient = compiled<Variant<ProjectSumsItem>>({
     {Isa::avx512, "avx512", avx512::project_gate_gradient},
     {Isa::avx2, "avx2", avx2::project_gate_gradient},
     {Isa::generic, "generic", generic::project_gate_gradient},
 });
-constexpr auto kSumImages = compiled<Variant<ProjectBackwardItem>>({
+constexpr auto kSumImages = compiled<Variant<ProjectSumsItem>>({
     {Isa::avx512, "avx512", avx512::project_sum_images},
     {Isa::avx2, "avx2", avx2::project_sum_images},
     {Isa::generic, "generic", generic::project_sum_images},
@@ -51,10 +54,10 @@ std::span<const Variant<ProjectBackwardItem>> project_finish_dy_variants() {
 std::span<const Variant<ProjectBackwardItem>> project_backward_variants() {
   return kBackward;
 }
-std::span<const Variant<ProjectBackwardItem>> project_gate_gradient_variants() {
+std::span<const Variant<ProjectSumsItem>> project_gate_gradient_variants() {
   return kGateGradient;
 }
-std::span<const Variant<ProjectBackwardItem>> project_sum_images_variants() {
+std::span<const Variant<ProjectSumsItem>> project_sum_images_variants() {
   return kSumImages;
 }
 
@@ -155,12 +158,12 @@ void project_backward(const Context& context, const ProjectBackward& args) {
         const int skipped = i * kSqueezeExciteImages;
         const int first = range.first_image + skipped;
         const int count = std::min(range.images - skipped, kSqueezeExciteImages);
-        for (int n = first; n < first + count; ++n) gate_gradient(args, n, 0, nullptr);
+        for (int n = first; n < first + count; ++n) gate_gradient(args, n);
         if (count > 0) se(args.se, first, count);
       });
   squeeze_excite_backward_filter(context, args.se);
   context.workers->run(ceil_div(x.padded_c(), kWideBlock),
-                       [&](int panel, int) { sum_images(args, panel, 0, nullptr); });
+                       [&](int panel, int) { sum_images(args, panel); });
   if (cut.items() > 1) {
     add_slots(*context.workers, args.dw_slots, cut.items(), args.dw.size(), args.dw.data);
   }

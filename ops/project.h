@@ -90,7 +90,8 @@ std::span<const Variant<ProjectBackwardItem>> project_backward_variants();
 // Of the pass that forms dy once for several channel groups: an item for each tile.
 std::span<const Variant<ProjectBackwardItem>> project_finish_dy_variants();
 // Of dgate, an item for each image, and of `sums`, an item for each panel of channels.
-std::span<const Variant<ProjectBackwardItem>> project_gate_gradient_variants();
-std::span<const Variant<ProjectBackwardItem>> project_sum_images_variants();
+using ProjectSumsItem = void(const ProjectBackward& args, int item);
+std::span<const Variant<ProjectSumsItem>> project_gate_gradient_variants();
+std::span<const Variant<ProjectSumsItem>> project_sum_images_variants();
 
 }  // namespace mbconv::ops

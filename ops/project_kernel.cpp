@@ -12,7 +12,8 @@
 
 namespace mbconv::ops::MBCONV_LEVEL {
 
-ProjectBackwardItem project_backward, project_finish_dy, project_gate_gradient, project_sum_images;
+ProjectBackwardItem project_backward, project_finish_dy;
+ProjectSumsItem project_gate_gradient, project_sum_images;
 
 namespace {
 
@@ -98,8 +99,8 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int pa
   }
 }
 
-// Calls body(n, slot, pixels) for the slots of the images [first, last), which hold the sums of so
-// many pixels.
+// Calls body(n, slot, pixels) for every filled slot of the images [first, last), the sums of that
+// many pixels; part by part, whose rows are the same in every image.
 template <class Body>
 void for_each_gate_slot(const ProjectBackward& args, int first, int last, const Body& body) {
   const int pixels = args.x.y.shape.pixels(), parts = args.cut.parts;
@@ -162,7 +163,7 @@ void project_finish_dy(const ProjectBackward& args, int tile, int, float*) {
 }
 
 // P0 of image n to dgate.
-void project_gate_gradient(const ProjectBackward& args, int n, int, float*) {
+void project_gate_gradient(const ProjectBackward& args, int n) {
   const Shape& shape = args.x.y.shape;
   const GateSlots slots(shape, args.cut);
   const int channels = shape.padded_c();
@@ -176,15 +177,16 @@ void project_gate_gradient(const ProjectBackward& args, int n, int, float*) {
     }
     double sums[kWideBlock] = {};
     for_each_gate_slot(args, n, n + 1, [&](int, int slot, int) {
-      const float* p = p0 + ptrdiff_t{slot} * kGateSums * kWideBlock;
+      const float* p = args.gate_sums + slots.at(panel, n, slot);
       for (int c = 0; c < width; ++c) sums[c] += p[c];
     });
     for (int c = 0; c < width; ++c) dgate[c] = static_cast<float>(sums[c]);
   }
 }
 
-// Sums of dz and dz * xhat over the batch for a panel of channels.
-void project_sum_images(const ProjectBackward& args, int panel, int, float*) {
+// Sums of dz and dz * xhat over the batch for a panel of channels, in the same order for any number
+// of threads.
+void project_sum_images(const ProjectBackward& args, int panel) {
   const Shape& shape = args.x.y.shape;
   const GateSlots slots(shape, args.cut);
   const int channels = shape.padded_c(), c0 = panel * kWideBlock;

@@ -115,7 +115,7 @@ std::vector<Case> network_cases() {
        true,
        true},
       {"classifier 640->1000", {2, 1, 1}, 640, 1000, false, kPooled, kPlain, true, false},
-      {"weights larger than a cache", {2, 3, 3}, 392, 340, false, kNormalised, kPool},
+      {"far weights", {2, 3, 3}, 392, 340, false, kNormalised, kPool},
       {"the op's own cut", {1, 56, 56}, 24, 48, true, kNormalised},
       {"head 320->1280", {1, 2, 2}, 320, 1280, false, kNormalised, kPool},
   };

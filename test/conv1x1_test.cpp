@@ -6,6 +6,7 @@
 #include <string>
 
 #include "lib/error.h"
+#include "ops/far_weights.h"
 #include "test/inputs.h"
 #include "test/op_test.h"
 #include "test/oracle.h"
@@ -90,6 +91,7 @@ std::vector<Case> network_cases() {
   const Pending gated{true, Activation::swish, true}, finished{false};
   std::vector<Case> cases = {
       {"project 48->16", shape({1, 4, 4}, 48, true), shape({1, 4, 4}, 16, false), gated},
+      {"far weights", shape({2, 3, 5}, 392, false), shape({2, 3, 5}, 340, false), gated},
       {"expand 16->96 with skip", shape({2, 3, 3}, 16, false), shape({2, 3, 3}, 96, true), skipped,
        true},
       {"classifier 40->10", shape({5, 1, 1}, 40, false), shape({5, 1, 1}, 10, false), finished,
@@ -104,8 +106,6 @@ std::vector<Case> network_cases() {
       {"classifier of one picture", shape({1, 1, 1}, 1280, false), shape({1, 1, 1}, 1000, false),
        finished, false, false},
       {"the op's own cut", shape({1, 56, 56}, 24, false), shape({1, 56, 56}, 48, true), normalised},
-      {"weights larger than a cache", shape({2, 3, 5}, 392, false), shape({2, 3, 5}, 340, false),
-       gated},
       {"wide to wide", shape({2, 5, 7}, 144, true), shape({2, 5, 7}, 96, true), gated, true},
   };
   for (const Block& b : kBlocks) {
@@ -130,7 +130,7 @@ TEST_CASE("conv1x1: matches reference") {
     Forward forward(c, Values::reals);
     check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
   }
-  // Weights larger than a cache, of which items of one panel ask for each other's.
+  // Far weights, of which an item asks for the next one's.
   for (const int groups : some(std::vector<int>{8, 3}, 1)) {
     CAPTURE(groups);
     const Map m{1, 5, 5};
@@ -144,6 +144,7 @@ TEST_CASE("conv1x1: matches reference") {
                      Folded{},
                      groups},
                     Values::reals);
+    REQUIRE(ops::are_far(forward.args_.w, 25, 25));
     check_matches_reference(ops::conv1x1_forward_variants(), forward, kTolerance);
   }
   // Streamed: as the op cuts, and in one item whose last tile has two rows or one.
@@ -154,6 +155,12 @@ TEST_CASE("conv1x1: matches reference") {
     if (m.n == 1) c.cut = {1, 1, 1};
     Forward large(c, Values::reals);
     check_matches_reference(ops::conv1x1_forward_variants(), large, kTolerance);
+  }
+  if (!small_run()) {
+    Forward far({"", shape({1, 12, 16}, 24, false), shape({1, 12, 16}, 5520, true), {}},
+                Values::reals);
+    REQUIRE(ops::are_far(far.args_.w, 192, 192));
+    check_matches_reference(ops::conv1x1_forward_variants(), far, kTolerance);
   }
   for (const Activation f : ops::kActivations) {
     CAPTURE(std::string(name(f)));

@@ -3,9 +3,11 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "ops/conv1x1.h"
 #include "ops/dwconv.h"
+#include "ops/far_weights.h"
 #include "ops/project.h"
 #include "ops/stem.h"
 #include "test/shapes.h"
@@ -68,6 +70,45 @@ TEST_CASE("cut: the number of items grows with the work and is bounded") {
   CHECK(ops::wanted_items(ops::kGrainMacs - 1) == 1);
   CHECK(ops::wanted_items(2 * ops::kGrainMacs) == 2);
   CHECK(ops::wanted_items(int64_t{1} << 60) == ops::kMaxItems);
+}
+
+TEST_CASE("far weights: pieces are asked for in the order in which a thread reads them") {
+  // 7 panels of 800 rows, in groups of 3, 2 and 2: each group's panels for every depth.
+  const ops::Packed<const float> w{nullptr, 800, 330};
+  std::vector<ops::WeightPiece> order;
+  for (int group = 0; group < 3; ++group) {
+    const ops::Panels panels = ops::group_of(w.panels(), group, 3);
+    for (int k0 = 0; k0 < w.k; k0 += ops::kTileDepth) {
+      for (int panel = panels.first; panel < panels.last; ++panel)
+        order.push_back({panel, k0, std::min(w.k, k0 + ops::kTileDepth)});
+    }
+  }
+  size_t i = 0;
+  for (int group = 0; group < 3; ++group) {
+    const ops::Panels panels = ops::group_of(w.panels(), group, 3);
+    for (const size_t end = i + static_cast<size_t>(3 * (panels.last - panels.first)); i < end;
+         ++i) {
+      const ops::WeightPiece next = ops::next_piece(w, panels, order[i]);
+      const ops::WeightPiece& expected = order[(i + 1) % order.size()];
+      CAPTURE(i);
+      CHECK(next.panel == expected.panel);
+      CHECK(next.k0 == expected.k0);
+      CHECK(next.k1 == expected.k1);
+    }
+  }
+  CHECK(i == order.size());
+}
+
+TEST_CASE("far weights: large ones, in products of 16 rows or more of passes of few tiles") {
+  const auto far = [](int k, int n, int64_t pass_rows, int rows) {
+    return ops::are_far({nullptr, k, n}, pass_rows, rows);
+  };
+  CHECK(far(192, 1152, 49, 49));     // the last blocks, of one picture of 224 pixels
+  CHECK(far(1280, 1000, 64, 64));    // the classifier
+  CHECK(!far(1280, 1000, 8, 8));     // too few rows
+  CHECK(!far(192, 1152, 64, 1));     // batches of images of one pixel, each on its own
+  CHECK(!far(192, 1152, 3136, 96));  // read for 33 tiles
+  CHECK(!far(80, 480, 196, 96));     // in cache
 }
 
 TEST_CASE("cut: every op's cut partitions its rows or lines") {

@@ -208,6 +208,7 @@ std::vector<Case> cases() {
        swish,
        {{2, 1, 3}, 1}},
       {"one group, channel groups", shape({3, 23, 23}, 144), 24, 4, swish, {{3, 1, 1}, 3}},
+      {"more images of one pixel than fp32 sums may have", shape({260, 1, 1}, 64), 24, 4},
       {"the op's own cut", shape({1, 28, 28}, 144), 24, 6},
   };
   return some(all, 3);
