@@ -149,7 +149,7 @@ inline Ahead expand_weights_after(const DwconvExpand& expand, int unit, int rows
       }
     }
     const StoreColumns out{ring.line(0), pitch, offset, unit * kWideBlock};
-    if (!weights.any()) {
+    if (!weights.any()) {  // loops that ask are slower
       gemm_panel(m, expand.w.k, {x, v.block}, expand.w, 0, unit, out);
       continue;
     }
