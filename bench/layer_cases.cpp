@@ -39,7 +39,7 @@ View<float> finished_input(Memory& memory, const Shape& s, const Layer& layer, b
 
 // Whether the backward pass of a 1x1 convolution wants its input finished.
 bool keeps_input(const Layer& layer, const Shape& x, const Shape& y) {
-  return layer.skip || (layer.norm && !ops::conv1x1_backward_cut(x, y, true).one_sweep());
+  return layer.skip || (layer.norm && !ops::conv1x1_backward_cut(x, y).one_sweep());
 }
 
 float* slots(Memory& memory, const ops::Packed<float>& w, int items) {
@@ -163,7 +163,7 @@ Case conv1x1_backward(const Layer& layer, int n) {
   Case c;
   Memory& memory = c.memory;
   const Shape x = batch_of(layer.x, n), y = batch_of(layer.y, n);
-  const ops::Conv1x1BackwardCut cut = ops::conv1x1_backward_cut(x, y, layer.norm);
+  const ops::Conv1x1BackwardCut cut = ops::conv1x1_backward_cut(x, y);
   ops::Conv1x1Backward args{};
   if (!layer.norm) {
     args.dy.g = memory.tensor(y);
@@ -175,7 +175,7 @@ Case conv1x1_backward(const Layer& layer, int n) {
   args.dx = memory.input_grad(args.x, layer, cut.rows.items());
   args.dw = memory.matrix(x.c, y.c);
   args.dw_slots = slots(memory, args.dw, cut.slots());
-  args.formed_dy = memory.floats(y.size());
+  args.finished_dy = memory.floats(y.size());
   args.cut = cut;
   c.run = [args](const ops::Context& context) { ops::conv1x1_backward(context, args); };
   c.scratch = ops::conv1x1_backward_scratch(x, y);

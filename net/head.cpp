@@ -45,7 +45,7 @@ void Head::plan_forward(Plan& plan) {
   const Shape& x = input_->y.shape;
   const Shape y = Shape::nhwc(x.n, x.h, x.w, channels_);
   // As in Mbconv::plan_sums.
-  conv_backward_cut_ = ops::conv1x1_backward_cut(x, y, true);
+  conv_backward_cut_ = ops::conv1x1_backward_cut(x, y);
   if (training && (input_->has_skip() || !conv_backward_cut_.one_sweep())) {
     plan.add("head.x", x, conv_pass_, plan.backward(conv_pass_), x_in_);
   }
@@ -82,7 +82,7 @@ void Head::plan_backward(Plan& plan) {
   plan.add("dlogits", logits_.shape, pool_pass_, first, dlogits_);
   plan.add("dfeatures", features_.shape, first, first, dfeatures_);
   plan.add("pixel.grad", features_.shape.size(), first, last, pixel_grad_);
-  classifier_backward_cut_ = ops::conv1x1_backward_cut(features_.shape, logits_.shape, false);
+  classifier_backward_cut_ = ops::conv1x1_backward_cut(features_.shape, logits_.shape);
   plan.add("classifier.slots", slots(parameters_->packed(classifier_w_), classifier_backward_cut_),
            first, first, classifier_slots_);
   plan.add("classifier.wt", static_cast<size_t>(classes_) * static_cast<size_t>(y.padded_c()),
@@ -92,7 +92,7 @@ void Head::plan_backward(Plan& plan) {
   plan.add_sums("head.dx.sums", conv_backward_cut_.rows.items(), x.padded_c(), last,
                 input_grad_sums_);
   plan.add("head.slots", slots(parameters_->packed(w_), conv_backward_cut_), last, last, slots_);
-  if (!conv_backward_cut_.one_sweep()) plan.add("head.dy", y, last, last, formed_dy_);
+  if (!conv_backward_cut_.one_sweep()) plan.add("head.dy", y.size(), last, last, finished_dy_);
   plan.add("head.wt", static_cast<size_t>(channels_) * static_cast<size_t>(x.padded_c()), first,
            last, wt_);
 }
@@ -118,16 +118,17 @@ void Head::add_costs(Plan& plan) {
   const auto add_backward = [&](const char* kind, double macs, double moved,
                                 const ops::Conv1x1BackwardCut& cut, const Shape& in,
                                 const Shape& out) {
-    return plan.profile().add({kind, kind, macs, moved + cut.sweeps() * bytes(out), cut.items(),
-                               ops::largest_share(cut, in, out)});
+    return plan.profile().add(
+        {kind, kind, macs, moved, cut.items(), ops::largest_share(cut, in, out)});
   };
+  const double dlogits = (classifier_backward_cut_.one_sweep() ? 1 : 2) * bytes(logits_.shape);
   cost_.classifier_backward =
-      add_backward("classifier backward", 2 * dense, 2 * bytes(features_.shape),
+      add_backward("classifier backward", 2 * dense, 2 * bytes(features_.shape) + dlogits,
                    classifier_backward_cut_, features_.shape, logits_.shape);
-  // dx also writes the dy that dw reads.
-  const double formed = conv_backward_cut_.one_sweep() ? 0 : bytes(y);
-  cost_.conv_backward =
-      add_backward("head backward", 2 * conv, 3 * bytes(x) + formed, conv_backward_cut_, x, y);
+  // dw also writes the dy that dx reads.
+  const double finished = conv_backward_cut_.one_sweep() ? 0 : 2 * bytes(y);
+  cost_.conv_backward = add_backward("head backward", 2 * conv, 3 * bytes(x) + bytes(y) + finished,
+                                     conv_backward_cut_, x, y);
 }
 
 void Head::append_transposes(std::vector<Transpose>& list) const {
@@ -238,7 +239,7 @@ void Head::backward(const ops::Context& context) {
   args.dx = input_->input_grad({}, input_grad_sums_);
   args.dw = parameters_->packed_gradient(w_);
   args.dw_slots = slots_;
-  args.formed_dy = formed_dy_.data;
+  args.finished_dy = finished_dy_;
   args.cut = conv_backward_cut_;
   ops::conv1x1_backward(context, args);
   input_->batch_norm->backward(input_grad_sums_, input_->y.shape.rows());

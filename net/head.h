@@ -74,12 +74,12 @@ class Head {
 
   Output conv_;                       // [N,H,W,C]; its gradient is the same for all pixels
   View<float> x_in_;                  // finished input, where the backward pass wants it
-  View<float> formed_dy_;             // [N,H,W,C] gradient of the raw conv_.y
   View<float> features_, dfeatures_;  // [N,1,1,C] after dropout
   View<float> logits_, dlogits_;      // [N,1,1,K], without bias
   float* pooled_ = nullptr;           // [N,C]
   float* mask_ = nullptr;             // [N,C] of dropout
   float* pixel_grad_ = nullptr;       // [N,C] gradient of every pixel of a channel
+  float* finished_dy_ = nullptr;      // [N,H,W,C] gradient of the raw conv_.y
   double* pool_partial_ = nullptr;
   double* slopes_ = nullptr;  // [N,2,C]
   double* losses_ = nullptr;  // [N]

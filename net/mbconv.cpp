@@ -200,7 +200,7 @@ void Mbconv::backward_expand(const ops::Context& context) {
   args.dx = input_->input_grad(skip_grad(), input_grad_sums_);
   args.dw = parameters_->packed_gradient(expand_w_);
   args.dw_slots = expand_slots_;
-  args.formed_dy = expanded_.dz.data;
+  args.finished_dy = finished_expand_dy_;
   args.cut = expand_backward_cut_;
   ops::conv1x1_backward(context, args);
   input_->batch_norm->backward(input_grad_sums_, input_->y.shape.rows());

@@ -106,7 +106,7 @@ class Mbconv {
   float *du_ = nullptr, *h_ = nullptr;                         // [N,reduced]
   float *expand_wt_ = nullptr, *project_wt_ = nullptr;
   float *expand_slots_ = nullptr, *depthwise_slots_ = nullptr, *project_slots_ = nullptr;
-  float* finished_dy_ = nullptr;
+  float *finished_dy_ = nullptr, *finished_expand_dy_ = nullptr;
 };
 
 }  // namespace mbconv::net

@@ -83,7 +83,7 @@ void Mbconv::plan_sums(Plan& plan) {
   // The finished input is written where later passes need it: a residual connection adds it to the
   // output, and it is too expensive to finish again in the backward pass with a skip pending on it,
   // or once for each group of filters.
-  expand_backward_cut_ = ops::conv1x1_backward_cut(input_->y.shape, wide_shape(), true);
+  expand_backward_cut_ = ops::conv1x1_backward_cut(input_->y.shape, wide_shape());
   keeps_input_ = input_->has_skip() || (config_.expand && !expand_backward_cut_.one_sweep());
   if (config_.residual || keeps_input_) {
     plan.add(name_ + ".x", input_->y.shape, first_pass_,
@@ -130,6 +130,9 @@ void Mbconv::plan_backward(Plan& plan) {
                 input_grad_sums_);
   plan.add(name_ + ".expand.slots", weights * static_cast<size_t>(expand_backward_cut_.slots()),
            last, last, expand_slots_);
+  if (!expand_backward_cut_.one_sweep()) {
+    plan.add(name_ + ".dy.expand", wide.size(), last, last, finished_expand_dy_);
+  }
   const size_t transposed =
       static_cast<size_t>(c.expanded) * static_cast<size_t>(round_up(c.in, kLane));
   plan.add(name_ + ".expand.wt", transposed, plan.first_backward(), last, expand_wt_);
@@ -204,9 +207,11 @@ void Mbconv::add_costs(Plan& plan) {
   if (!c.expand) return;
   const ops::Conv1x1BackwardCut& cut = expand_backward_cut_;
   const char* kind = "expand backward";
+  // dw also writes the dy that dx reads.
+  const double dy = (cut.one_sweep() ? 2 : 4) * bytes(wide);
   cost_.expand_backward =
       plan.profile().add({name_ + "." + kind, kind, 2 * macs(x, expand),
-                          2 * cut.sweeps() * bytes(wide) + bytes(x) + input_grad, cut.items(),
+                          dy + bytes(x) + input_grad, cut.items(),
                           ops::largest_share(cut, x, wide)});
 }
 

@@ -48,7 +48,10 @@ constexpr int kMinItemRows = 32;
 constexpr int kWeightRows = 16;
 // Slots of fewer rows would mostly write filter gradients: in one sweep, and where dw is cut for
 // itself, which costs nothing in other slots.
-constexpr int kMinSlotRows = 192, kMinFilterRows = 512;
+constexpr int kMinSlotRows = 192, kMinFilterRows = 384;
+// Rows of dw below which forming dy once more, with the derivative of an activation, takes more than
+// a tenth of an item.
+constexpr int kMinFilterDepth = 320;
 // Rows of an item of dx that is computed for itself: half an image of the last stage.
 constexpr int kMinInputRows = 24;
 
@@ -138,7 +141,7 @@ void conv1x1_forward(const Context& context, const Conv1x1Forward& args) {
   });
 }
 
-Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy, bool batch_norm) {
+Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy) {
   const int64_t items = wanted_items(2 * x.rows() * x.c * dy.c);
   const int64_t most_slots = kMaxSlotFloats / (int64_t{x.c} * dy.c);
   const auto cut_for_slots = [&](int64_t wanted, int min_rows) {
@@ -147,17 +150,18 @@ Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy, bool ba
   };
   Conv1x1BackwardCut cut;
   cut.rows = cut_for_slots(items, kMinSlotRows);
-  // Where 128 cores have an item each, dy written and read once more would cost more than it gives.
-  if (cut.rows.items() >= std::min<int64_t>(kMaxItems / 4, (items + 1) / 2)) return cut;
+  // Where 128 cores have two items each, dy written and read once more would cost more than it
+  // gives.
+  if (cut.rows.items() >= std::min<int64_t>(kMaxItems / 2, (items + 1) / 2)) return cut;
   // Half of the items for either gradient.
   const int64_t most = std::max<int64_t>(1, x.rows() / kMinInputRows);
   cut.rows = cut_rows(x.n, x.pixels(), std::min(items / 2, most), kMinInputRows);
-  if (!batch_norm) {
-    cut.column_groups = static_cast<int>(
-        std::clamp<int64_t>(items / 2 / cut.rows.items(), 1, ceil_div(x.padded_c(), kWideBlock)));
-  }
+  cut.column_groups = static_cast<int>(
+      std::clamp<int64_t>(items / 2 / cut.rows.items(), 1, ceil_div(x.padded_c(), kWideBlock)));
   cut.filter_groups = ceil_div(dy.padded_c(), kWideBlock);
   cut.filter_rows = cut_for_slots(items / 2 / cut.filter_groups, kMinFilterRows);
+  cut.filter_depths = static_cast<int>(
+      std::clamp<int64_t>(items / 2 / cut.filter_items(), 1, std::max(1, x.c / kMinFilterDepth)));
   return cut;
 }
 
@@ -166,8 +170,10 @@ double largest_share(const Conv1x1BackwardCut& cut, const Shape& x, const Shape&
     return largest_share(rows, x.n, x.pixels()) * ceil_div(panels, groups) / panels;
   };
   if (cut.one_sweep()) return share(cut.rows, 1, 1);
+  const int lanes = x.padded_c() / kLane;
   return std::max(share(cut.rows, ceil_div(x.padded_c(), kWideBlock), cut.column_groups),
-                  share(cut.filter_rows, ceil_div(dy.padded_c(), kWideBlock), cut.filter_groups));
+                  share(cut.filter_rows, ceil_div(dy.padded_c(), kWideBlock), cut.filter_groups) *
+                      ceil_div(lanes, cut.filter_depths) / lanes);
 }
 
 size_t conv1x1_backward_scratch(const Shape& x, const Shape& dy) {
@@ -186,14 +192,17 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
   require(cut.filter_groups >= 0 && cut.filter_groups <= args.dw.panels(),
           "conv1x1: ", cut.filter_groups, " groups of dw's columns, expected 0 to ",
           args.dw.panels());
-  const bool formed = !cut.one_sweep() && args.dy.y;
+  require(cut.filter_depths >= 1 && cut.filter_depths <= ceil_div(args.dw.k, kLane),
+          "conv1x1: ", cut.filter_depths, " ranges of dw's rows, expected 1 to ",
+          ceil_div(args.dw.k, kLane));
+  const bool finishes = !cut.one_sweep() && args.dy.y;
   require(cut.one_sweep() || args.dx, "conv1x1: without dx, dw is cut for one sweep");
-  require(!formed || args.formed_dy, "conv1x1: dw needs memory for the dy that dx forms");
+  require(!finishes || args.finished_dy, "conv1x1: dx and dw for themselves need a finished dy");
   require(cut.slots() == 1 || args.dw_slots, "conv1x1: several slots of dw need memory");
   const RowCut& ranges = cut.one_sweep() ? cut.rows : cut.filter_rows;
   require(int64_t{ranges.groups} * ranges.images >= x.n, "conv1x1: dw is cut for ",
           ranges.groups * ranges.images, " images, expected ", x.n);
-  const int most = cut.one_sweep() || formed ? 1 : ceil_div(x.padded_c(), kWideBlock);
+  const int most = cut.one_sweep() ? 1 : ceil_div(x.padded_c(), kWideBlock);
   require(cut.column_groups >= 1 && cut.column_groups <= most, "conv1x1: ", cut.column_groups,
           " groups of dx's columns, expected 1 to ", most);
   if (args.dx) {
@@ -204,18 +213,16 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
     require_channels("wt's output side", args.wt.n, x.c);
   }
   const auto item = pick(conv1x1_backward_variants(), context.isa).function;
-  context.workers->run(cut.input_items(),
-                       [&](int i, int worker) { item(args, i, context.worker_scratch(worker)); });
-  if (!cut.one_sweep()) {
-    Conv1x1Backward filter = args;
-    if (formed) {
-      filter.dy = {};
-      filter.dy.g = {args.formed_dy, dy};
-    }
-    context.workers->run(cut.filter_items(), [&](int i, int worker) {
-      item(filter, cut.input_items() + i, context.worker_scratch(worker));
-    });
+  context.workers->run(cut.filter_items(), [&](int i, int worker) {
+    item(args, cut.input_items() + i, context.worker_scratch(worker));
+  });
+  Conv1x1Backward input = args;
+  if (finishes) {
+    input.dy = {};
+    input.dy.g = finished_dy(args);
   }
+  context.workers->run(cut.input_items(),
+                       [&](int i, int worker) { item(input, i, context.worker_scratch(worker)); });
   if (cut.slots() > 1) {
     add_slots(*context.workers, args.dw_slots, cut.slots(), args.dw.size(), args.dw.data);
   }

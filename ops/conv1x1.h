@@ -48,20 +48,23 @@ void check_conv1x1_forward(const Conv1x1Forward& args);
 
 // How a backward pass is cut. Where there are many rows for the size of w, one sweep over dy yields
 // both gradients, each row range filling a slot of dw. Elsewhere there would be few ranges, or more
-// memory in slots than in dy, and dx comes first, by rows, then dw, by column panels.
+// memory in slots than in dy, and dw comes first, by its column panels and few ranges of rows,
+// leaving dy behind, finished; then dx, by rows and column panels.
 struct Conv1x1BackwardCut {
   RowCut rows;            // of dx, and of dw in one sweep
-  int column_groups = 1;  // of dx's column panels; more than one only where dy needs no forming
+  int column_groups = 1;  // of dx's column panels; one in one sweep
   RowCut filter_rows = {};
   int filter_groups = 0;  // of dw's column panels; 0: one sweep
+  int filter_depths = 1;  // ranges of dw's rows, each of which forms dy for itself
 
   MBCONV_INLINE constexpr bool one_sweep() const { return filter_groups == 0; }
-  MBCONV_INLINE constexpr int sweeps() const { return one_sweep() ? 1 : 2; }
   MBCONV_INLINE constexpr int slots() const {
     return one_sweep() ? rows.items() : filter_rows.items();
   }
   MBCONV_INLINE constexpr int input_items() const { return rows.items() * column_groups; }
-  MBCONV_INLINE constexpr int filter_items() const { return filter_rows.items() * filter_groups; }
+  MBCONV_INLINE constexpr int filter_items() const {
+    return filter_rows.items() * filter_groups * filter_depths;
+  }
   // Of the half that has fewer.
   MBCONV_INLINE constexpr int items() const {
     return one_sweep() ? input_items() : std::min(input_items(), filter_items());
@@ -77,17 +80,22 @@ struct Conv1x1Backward {
   InputGrad dx;            // [N,H,W,Cin] out; or empty
   Packed<float> dw;        // [Cin,Cout] accumulated
   float* dw_slots;         // [cut.slots()][Cin,Cout] work; unused if there is one
-  float* formed_dy;        // [N,H,W,Cout] work, layout of dy, or where dy.g is: what dw reads after
-                           // dx; unused in one sweep and where dy goes through no batch norm
+  float* finished_dy;      // [N,H,W,Cout] work, NHWC: what dx reads after dw; unused in one sweep and
+                           // where dy goes through no batch norm
   Conv1x1BackwardCut cut;
 };
 
-// `batch_norm`: whether dy goes through one.
-Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy, bool batch_norm);
+// Its finished_dy as a tensor.
+MBCONV_INLINE View<float> finished_dy(const Conv1x1Backward& args) {
+  const Shape& dy = args.dy.shape();
+  return {args.finished_dy, Shape::nhwc(dy.n, dy.h, dy.w, dy.c)};
+}
+
+Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy);
 // The share that the largest item has of the pass or of the half it is in.
 double largest_share(const Conv1x1BackwardCut& cut, const Shape& x, const Shape& dy);
 size_t conv1x1_backward_scratch(const Shape& x, const Shape& dy);
-// Overwrites dx.dz, formed_dy and dx.sums (a slot for each range of cut.rows), accumulates dw.
+// Overwrites dx.dz, finished_dy and dx.sums (a slot for each range of cut.rows), accumulates dw.
 // Parallel over the items of the cut. Without dx only in one sweep.
 void conv1x1_backward(const Context& context, const Conv1x1Backward& args);
 

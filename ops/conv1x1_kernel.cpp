@@ -91,39 +91,39 @@ void conv1x1_finish_input(const Conv1x1Forward& args, int slot, int, float* scra
 
 namespace {
 
-// dx over one row range and column group: the forward product with w's transpose. Leaves dy behind,
-// formed.
+// dx over one row range and column group: the forward product with w's transpose.
 void input_rows(const Conv1x1Backward& args, int slot, int group, float* scratch) {
   const Shape& shape = args.dy.shape();
   const RowCut::Range range = args.cut.rows.item(slot, shape.n, shape.pixels());
   const Panels panels = group_of(args.wt.panels(), group, args.cut.column_groups);
   Product product{args.wt, panels.first, panels.last, args.dx.dz, nullptr, args.dx.sums, {}};
   product.x = args.dy.g;
-  product.x2 = args.dy.y;
   product.input_grad = &args.dx;
-  const bool in_place = !args.dy.y && shape.blocks() == 1;
+  const bool in_place = shape.blocks() == 1;
   forward_rows(product, range.begin, range.end, slot, scratch,
                [&](const TileRows& rows, int k0, int depth, float* tile, int ld) -> Tile {
                  if (in_place) return rows_in_place(args.dy.g, rows, k0);
                  for_each_block(shape, k0, depth, [&](int k, int width) {
-                   float* to = tile + k - k0;
-                   load_grad_rows(args.dy, rows, k, width,
-                                  next_block(shape, rows, k, 0, shape.blocks()), to, ld);
-                   if (args.dy.y) store_rows(to, ld, rows, k, width, {args.formed_dy, shape});
+                   load_grad_rows(args.dy, rows, k, width, 0, tile + k - k0, ld);
                  });
                  return {tile, ld};
                });
 }
 
-// dw over one row range and group of its column panels.
+// dw over one row range, group of its column panels, and range of its own rows. Leaves those
+// columns of dy behind, finished.
 template <class Load>
-void filter_rows(const Conv1x1Backward& args, int slot, int group, float* scratch,
+void filter_rows(const Conv1x1Backward& args, int slot, int group, int depth, float* scratch,
                  const Load& load) {
   const Shape& shape = args.dy.shape();
   const int ld = round_up(args.dw.k, kLane);
   const RowCut::Range range = args.cut.filter_rows.item(slot, shape.n, shape.pixels());
   const Panels panels = group_of(args.dw.panels(), group, args.cut.filter_groups);
+  const Panels lanes = group_of(ceil_div(args.dw.k, kLane), depth, args.cut.filter_depths);
+  const int k0 = lanes.first * kLane, last = lanes.last * kLane;
+  const int k1 = last < args.dw.k ? last : args.dw.k;
   const Packed<float> dw = filter_slot(args, slot);
+  const View<float> finished = finished_dy(args);
   bool add = args.cut.slots() == 1;  // a slot is overwritten by its first tile
   Scratch memory(scratch);
   float* x_tile = memory.take(ptrdiff_t{kTileRows} * ld);
@@ -132,13 +132,21 @@ void filter_rows(const Conv1x1Backward& args, int slot, int group, float* scratc
     const float* x = load(rows, x_tile, ld);
     for (int panel = panels.first; panel < panels.last; ++panel) {
       const int c = panel * kWideBlock, width = dw.width(panel);
-      load_grad_rows(args.dy, rows, c, width, next_block(shape, rows, c, panels.first, panels.last),
-                     dy, kWideBlock);
-      gemm_tn(rows.count, args.dw.k, dw.used(panel), {x, ld}, {dy, kWideBlock},
-              panel_slabs(dw, panel), add);
+      // The product before has asked for these rows of dy.
+      load_grad_rows(args.dy, rows, c, width, 0, dy, kWideBlock);
+      if (args.dy.y && depth == 0) {
+        with_flag(streams(finished.shape), [&](auto stream) {
+          store_rows<decltype(stream)::value>(dy, kWideBlock, rows, c, width, finished);
+        });
+      }
+      const ptrdiff_t next = next_panel(shape, rows, c, panels);
+      Ahead ahead(shape, rows, c, c + width, at(args.dy.g.data, next), at(args.dy.y.data, next));
+      gemm_tn(rows.count, k1 - k0, dw.used(panel), {x + k0, ld}, {dy, kWideBlock},
+              panel_slabs(dw, panel, k0), add, ahead);
     }
     add = true;
   });
+  fence_streams();
 }
 
 }  // namespace
@@ -156,8 +164,8 @@ void conv1x1_backward(const Conv1x1Backward& args, int item, float* scratch) {
   if (cut.one_sweep()) {
     backward_rows(args, item, scratch, load);
   } else if (filter_item >= 0) {
-    filter_rows(args, filter_item / cut.filter_groups, filter_item % cut.filter_groups, scratch,
-                load);
+    const int panels = filter_item / cut.filter_depths, depth = filter_item % cut.filter_depths;
+    filter_rows(args, panels / cut.filter_groups, panels % cut.filter_groups, depth, scratch, load);
   } else {
     input_rows(args, item / cut.column_groups, item % cut.column_groups, scratch);
   }

@@ -131,10 +131,13 @@ inline void store_finished_rows(const Finish& finish, const TileRows& rows, cons
 }
 
 // Channels [c0, c0 + width) of the rows of a tile, as they are.
+template <bool kStream>
 inline void store_rows(const float* tile, ptrdiff_t ld, const TileRows& rows, int c0, int width,
                        View<float> y) {
   float* to = y.data + tile_offset(y.shape, rows, c0);
-  for (int r = 0; r < rows.count; ++r, to += y.shape.block) copy_row(tile + r * ld, width, to);
+  for (int r = 0; r < rows.count; ++r, to += y.shape.block, tile += ld) {
+    for (int c = 0; c < width; c += kWidth) put<kStream>(to + c, load(tile + c));
+  }
 }
 
 // Pixels of an InputGrad, channels [c0, c0 + width): dz = (dx + skip) * f' and the sums of dz and
@@ -182,7 +185,7 @@ inline void store_input_grad(const InputGrad& out, const TileRows& rows, const f
                              ptrdiff_t ld, int c0, int width, float* sums) {
   const Shape& shape = out.dz.shape;
   if (!out.y) {
-    store_rows(dx, ld, rows, c0, width, out.dz);
+    store_rows<false>(dx, ld, rows, c0, width, out.dz);
     return;
   }
   with_activation(out.activation, [&](auto f) {

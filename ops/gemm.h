@@ -166,7 +166,7 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
       for (int v = 0; v < C::kFull; ++v)
         acc[r][v] = kInit ? load(init + r * ldinit + v * kWidth) : V(0.0f);
       if constexpr (C::kHalf)
-        half[r] = kInit ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV(0.0f);
+        half[r] = kInit ? load_half(init + r * ldinit + C::kFull * kWidth) : HalfV{};
     }
     if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
     const float* b_row = b.data;

@@ -122,9 +122,7 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
       const int c = panel * kWideBlock, width = dw.width(panel);
       // The products of the panel before have asked for these rows of dy.
       load_grad_rows(p.dy, rows, c, width, 0, dy, kWideBlock);
-      // Of a single panel the next tile's.
-      const ptrdiff_t next = dw.panels() == 1 ? ptrdiff_t{rows.count} * shape.block
-                                              : next_block(shape, rows, c, 0, dw.panels());
+      const ptrdiff_t next = next_panel(shape, rows, c, {0, dw.panels()});
       Ahead ahead(shape, rows, c, c + width, at(p.dy.g.data, next), at(p.dy.y.data, next));
       if (p.dx) {
         // Half of it now, the rest while dw is computed.

@@ -44,7 +44,7 @@ constexpr auto kSumImages = compiled<Variant<ProjectSumsItem>>({
 });
 
 // Partial filter gradients of a pass may take this many floats.
-constexpr int64_t kMaxSlotFloats = int64_t{2} << 20;
+constexpr int64_t kMaxSlotFloats = int64_t{5} << 20;
 
 }  // namespace
 
@@ -68,9 +68,9 @@ ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
   constexpr int kMinRows = 16;
   const int64_t most = std::max<int64_t>(1, x.rows() / kMinRows);
   const int64_t items = std::min(wanted_items(x.rows() * x.c * cout), most);
-  // Half a tile, or half an image of the last stage.
+  // A third of a tile, or of an image of the last stage.
   cut.product =
-      cut_rows(x.n, x.pixels(), items, std::clamp(x.pixels() / 2, kTileRows / 4, kTileRows / 2));
+      cut_rows(x.n, x.pixels(), items, std::clamp(x.pixels() / 3, 16, 32));
   cut.pool = cut.product;
   if (cut.pool.images == 1) cut.pool.parts = std::max(1, pool_cut(x).parts);
   return cut;
@@ -105,13 +105,14 @@ void project_forward(const Context& context, const ProjectForward& args) {
 ProjectBackwardCut project_backward_cut(const Shape& x, int cout) {
   // As many slots as memory allows and the items need; the channel panels make up the rest.
   const int64_t items = wanted_items(2 * x.rows() * x.c * cout);
-  constexpr int kMinSlotRows = 256;
+  constexpr int kMinSlotRows = 196;  // four images of the last stage of 224 pixels
   const int64_t most = std::max<int64_t>(
       1, std::min(x.rows() / kMinSlotRows, kMaxSlotFloats / (int64_t{x.c} * cout)));
   const RowCut rows = cut_rows(x.n, x.pixels(), std::min(items, most), kTileRows / 2);
   const int panels = ceil_div(x.padded_c(), kWideBlock);
-  const int groups = static_cast<int>(std::clamp<int64_t>(items / rows.items(), 1, panels));
-  return {rows, groups};
+  // Groups of equally many panels each, as the largest item is what others wait for.
+  const int64_t of_item = (panels * int64_t{rows.items()} + items / 2) / items;
+  return {rows, ceil_div(panels, static_cast<int>(std::clamp<int64_t>(of_item, 1, panels)))};
 }
 
 size_t project_scratch(const Shape& x, int cout, int reduced) {

@@ -67,7 +67,6 @@ struct HalfV {
   __m256 lanes;
   HalfV() = default;
   HalfV(__m256 v) : lanes(v) {}
-  explicit HalfV(float x) : lanes(_mm256_set1_ps(x)) {}
 };
 inline HalfV load_half(const float* p) {
   return _mm256_loadu_ps(p);

@@ -98,6 +98,12 @@ inline ptrdiff_t next_block(const Shape& shape, const TileRows& rows, int c, int
   return (first - block) * shape.block_stride() + ptrdiff_t{rows.count} * shape.block;
 }
 
+// The same for what is asked for by tiles: of a single panel the next tile's.
+inline ptrdiff_t next_panel(const Shape& shape, const TileRows& rows, int c, Panels panels) {
+  if (panels.last - panels.first == 1) return ptrdiff_t{rows.count} * shape.block;
+  return next_block(shape, rows, c, panels.first, panels.last);
+}
+
 // Calls body(n, r0, r1) for the rows of each image in a tile.
 template <class Body>
 inline void for_each_image(const TileRows& rows, const Body& body) {

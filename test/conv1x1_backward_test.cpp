@@ -39,13 +39,13 @@ class Backward {
     const Shape dy =
         c.wide ? Shape::wide(m.n, m.h, m.w, c.cout) : Shape::nhwc(m.n, m.h, m.w, c.cout);
     const ops::Conv1x1BackwardCut cut =
-        c.cut.rows.groups > 0 ? c.cut : ops::conv1x1_backward_cut(x, dy, c.dy.norm);
+        c.cut.rows.groups > 0 ? c.cut : ops::conv1x1_backward_cut(x, dy);
     Inputs in(memory, values, static_cast<uint64_t>(c.cin * 1000 + c.cout));
     args_.dy = in.grad(dy, c.dy);
     args_.x = in.deferred(x, c.x);
     args_.dw = in.gradient(c.cin, c.cout);
     args_.dw_slots = memory.work<float>(static_cast<size_t>(cut.slots()) * args_.dw.size());
-    if (args_.dy.y) args_.formed_dy = memory.work<float>(dy.size());
+    if (args_.dy.y) args_.finished_dy = memory.work<float>(dy.size());
     args_.cut = cut;
     if (c.dx) {
       args_.wt = in.weights(c.cout, c.cin);
@@ -136,12 +136,25 @@ std::vector<Case> cut_cases() {
   };
   std::vector<Case> cases = {
       with("dw for itself, one row range", {3, 7, 7}, {{1, 2, 3}, 1, {3, 1, 1}, 5}),
+      with("dw for itself, its rows in 2 ranges", {3, 7, 7}, {{1, 2, 3}, 1, {3, 1, 1}, 5, 2}),
+      with("dw for itself, its rows in 3 ranges, in slots", {5, 3, 3}, {{2, 1, 3}, 1, {1, 2, 5}, 2, 3}),
       with("3 parts of each image", {3, 5, 7}, {{1, 3, 3}}),
       with("groups of 2 images, the last of 1", {5, 3, 3}, {{2, 1, 3}}),
       with("5 parts of each image, tiles not full", {2, 8, 8}, {{1, 5, 2}}),
       with("dw for itself, in slots", {5, 3, 3}, {{2, 1, 3}, 1, {1, 2, 5}, 2}),
       with("14 parts of a larger map", {1, 28, 28}, {{1, 14, 1}, 1, {1, 3, 1}, 3}),
-      {"3 column groups of dx, which only a dy without batch norm may have",
+      {"2 column groups of dx, a panel and two",
+       {5, 3, 3},
+       136,
+       96,
+       true,
+       x,
+       dy,
+       true,
+       true,
+       true,
+       {{2, 1, 3}, 2, {1, 1, 5}, 2}},
+      {"3 column groups of dx, no batch norm",
        {5, 3, 3},
        136,
        112,
@@ -260,15 +273,6 @@ TEST_CASE("conv1x1 backward: thread count") {
   }
 }
 
-TEST_CASE("conv1x1 backward: dy may be formed where its gradient is") {
-  for_each_level(ops::conv1x1_backward_variants(), [&](Isa isa) {
-    Backward backward(cut_cases().front(), Values::reals);
-    backward.args_.formed_dy = const_cast<float*>(backward.args_.dy.g.data);
-    run_fixture(backward, isa, 1, Fill::nan);
-    backward.check(kTolerance);
-  });
-}
-
 TEST_CASE("conv1x1 backward: gradient") {
   constexpr int kM = 5, kK = 3, kN = 4;
   Rng rng(7, 0, 0, Purpose::synthetic);
@@ -309,6 +313,8 @@ TEST_CASE("conv1x1 backward: refuses shapes that do not fit together") {
   refused([](auto& a) { a.cut.column_groups = 2; });
   refused([](auto& a) { a.cut.column_groups = 0; });
   refused([](auto& a) { a.cut.filter_groups = 2; });
+  refused([](auto& a) { a.cut.filter_depths = 2; });
+  refused([](auto& a) { a.cut.filter_depths = 0; });
   const auto refused_apart = [&](const auto& change) {
     refused([&](auto& a) {
       a.cut.filter_rows = a.cut.rows;
@@ -318,7 +324,7 @@ TEST_CASE("conv1x1 backward: refuses shapes that do not fit together") {
     });
   };
   refused_apart([](auto& a) { a.dx = {}; });
-  refused_apart([](auto& a) { a.formed_dy = nullptr; });
+  refused_apart([](auto& a) { a.finished_dy = nullptr; });
   refused_apart([](auto& a) { a.cut.filter_rows.groups = 0; });
   refused_apart([](auto& a) {
     a.cut.filter_rows.parts = 2;

@@ -119,7 +119,7 @@ TEST_CASE("cut: every op's cut partitions its rows or lines") {
         const Shape e = Shape::wide(n, x.h, x.w, b.expanded);
         const Shape d = ops::dwconv_output(e, b.stride);
         check_partition(ops::conv1x1_forward_cut(x, e), n, x.pixels());
-        const ops::Conv1x1BackwardCut expand = ops::conv1x1_backward_cut(x, e, true);
+        const ops::Conv1x1BackwardCut expand = ops::conv1x1_backward_cut(x, e);
         check_partition(expand.rows, n, x.pixels());
         CHECK(expand.column_groups >= 1);
         CHECK(expand.column_groups <= ceil_div(x.padded_c(), kWideBlock));

@@ -109,16 +109,16 @@ TEST_CASE("work items: the passes of B0 at batch 64 feed many cores") {
   check(passes, {{"stem", 512},
                  {"stem backward", 512},
                  {"depthwise", 144},
-                 {"project", 128},
-                 {"project backward", 120},
+                 {"project", 192},
+                 {"project backward", 224},
                  {"depthwise backward", 264},
                  {"expand", 256},
-                 {"expand backward", 128},
+                 {"expand backward", 192},
                  {"head", 512},
                  {"head pool", 81},
                  {"classifier", 42},
-                 {"classifier backward", 21},
-                 {"head backward", 128}});
+                 {"classifier backward", 54},
+                 {"head backward", 216}});
 }
 
 TEST_CASE("work items: the passes of B7 at batch 8 feed many cores") {
@@ -127,16 +127,16 @@ TEST_CASE("work items: the passes of B7 at batch 8 feed many cores") {
   check(passes, {{"stem", 512},
                  {"stem backward", 512},
                  {"depthwise", 192},
-                 {"project", 56},
-                 {"project backward", 48},
+                 {"project", 88},
+                 {"project backward", 144},
                  {"depthwise backward", 296},
                  {"expand", 480},
-                 {"expand backward", 80},
+                 {"expand backward", 160},
                  {"head", 504},
                  {"head pool", 162},
-                 {"classifier", 19},
+                 {"classifier", 21},
                  {"classifier backward", 19},
-                 {"head backward", 108}});
+                 {"head backward", 216}});
 }
 
 TEST_CASE("work items: inference of B0 at batch 64 feeds many cores, a single picture a few") {
