@@ -82,7 +82,6 @@ class StepBench {
   Input input_;
   net::EfficientNet network_;
   std::unique_ptr<net::Trainer> trainer_;
-  double update_seconds_ = 0;
   double total_seconds_ = 0;
 };
 

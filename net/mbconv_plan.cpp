@@ -194,10 +194,11 @@ void Mbconv::add_costs(Plan& plan) {
                         depthwise_cut_.lines, d, d.h, depthwise_cut_.units);
   const ops::RowCut& product = project_cut_.product;
   cost_.project = add("project", macs(d, project), bytes(d) + bytes(y), product, d, d.pixels(), 1);
-  const ops::RowCut& rows = project_backward_cut_.rows;
+  const ops::ProjectBackwardCut& back = project_backward_cut_;
   cost_.project_backward =
-      add("project backward", 2 * macs(d, project), 2 * bytes(d) + 2 * bytes(y), rows, d,
-          d.pixels(), project_backward_cut_.channel_groups);
+      plan.profile().add({name_ + ".project backward", "project backward", 2 * macs(d, project),
+                          2 * bytes(d) + 2 * bytes(y), back.rows.items() * back.channel_groups,
+                          ops::largest_share(back, d)});
   const double skip = c.residual ? bytes(x) : 0;
   const double input_grad = 2 * bytes(x) + skip;  // dz written, y and the skip's gradient read
   cost_.depthwise_backward =
@@ -210,9 +211,8 @@ void Mbconv::add_costs(Plan& plan) {
   // dw also writes the dy that dx reads.
   const double dy = (cut.one_sweep() ? 2 : 4) * bytes(wide);
   cost_.expand_backward =
-      plan.profile().add({name_ + "." + kind, kind, 2 * macs(x, expand),
-                          dy + bytes(x) + input_grad, cut.items(),
-                          ops::largest_share(cut, x, wide)});
+      plan.profile().add({name_ + "." + kind, kind, 2 * macs(x, expand), dy + bytes(x) + input_grad,
+                          cut.items(), ops::largest_share(cut, x, wide)});
 }
 
 }  // namespace mbconv::net

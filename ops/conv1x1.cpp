@@ -49,8 +49,8 @@ constexpr int kWeightRows = 16;
 // Slots of fewer rows would mostly write filter gradients: in one sweep, and where dw is cut for
 // itself, which costs nothing in other slots.
 constexpr int kMinSlotRows = 192, kMinFilterRows = 384;
-// Rows of dw below which forming dy once more, with the derivative of an activation, takes more than
-// a tenth of an item.
+// Rows of dw below which forming dy once more, with the derivative of an activation, takes more
+// than a tenth of an item.
 constexpr int kMinFilterDepth = 320;
 // Rows of an item of dx that is computed for itself: half an image of the last stage.
 constexpr int kMinInputRows = 24;
@@ -151,8 +151,11 @@ Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy) {
   Conv1x1BackwardCut cut;
   cut.rows = cut_for_slots(items, kMinSlotRows);
   // Where 128 cores have two items each, dy written and read once more would cost more than it
-  // gives.
-  if (cut.rows.items() >= std::min<int64_t>(kMaxItems / 2, (items + 1) / 2)) return cut;
+  // gives; where they have one, unless the slots cost nearly as much.
+  const int64_t sweeps = cut.rows.items(), slots = sweeps * x.c * dy.c;
+  const bool small = 2 * slots < x.rows() * dy.c;
+  if (sweeps >= std::min<int64_t>(small ? kMaxItems / 4 : kMaxItems / 2, (items + 1) / 2))
+    return cut;
   // Half of the items for either gradient.
   const int64_t most = std::max<int64_t>(1, x.rows() / kMinInputRows);
   cut.rows = cut_rows(x.n, x.pixels(), std::min(items / 2, most), kMinInputRows);
@@ -197,11 +200,17 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
           ceil_div(args.dw.k, kLane));
   const bool finishes = !cut.one_sweep() && args.dy.y;
   require(cut.one_sweep() || args.dx, "conv1x1: without dx, dw is cut for one sweep");
-  require(!finishes || args.finished_dy, "conv1x1: dx and dw for themselves need a finished dy");
+  require(!finishes || (args.finished_dy && args.finished_dy != args.dy.g.data),
+          "conv1x1: dx and dw for themselves need memory of its own for a finished dy");
+  require(cut.one_sweep() || finishes || dy.blocks() == 1, "conv1x1: dy has ", dy.blocks(),
+          " channel blocks, expected NHWC where dx is for itself and dy finished");
   require(cut.slots() == 1 || args.dw_slots, "conv1x1: several slots of dw need memory");
-  const RowCut& ranges = cut.one_sweep() ? cut.rows : cut.filter_rows;
-  require(int64_t{ranges.groups} * ranges.images >= x.n, "conv1x1: dw is cut for ",
-          ranges.groups * ranges.images, " images, expected ", x.n);
+  const auto require_all = [&](const RowCut& rows, const char* what) {
+    require(int64_t{rows.groups} * rows.images >= x.n, "conv1x1: ", what, " is cut for ",
+            rows.groups * rows.images, " images, expected ", x.n);
+  };
+  require_all(cut.rows, cut.one_sweep() ? "dw" : "dx");
+  if (!cut.one_sweep()) require_all(cut.filter_rows, "dw");
   const int most = cut.one_sweep() ? 1 : ceil_div(x.padded_c(), kWideBlock);
   require(cut.column_groups >= 1 && cut.column_groups <= most, "conv1x1: ", cut.column_groups,
           " groups of dx's columns, expected 1 to ", most);
@@ -213,19 +222,22 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
     require_channels("wt's output side", args.wt.n, x.c);
   }
   const auto item = pick(conv1x1_backward_variants(), context.isa).function;
-  context.workers->run(cut.filter_items(), [&](int i, int worker) {
-    item(args, cut.input_items() + i, context.worker_scratch(worker));
-  });
+  const auto run = [&](const Conv1x1Backward& pass, int first, int count) {
+    context.workers->run(
+        count, [&](int i, int worker) { item(pass, first + i, context.worker_scratch(worker)); });
+  };
+  const int of_dw = cut.one_sweep() ? cut.input_items() : cut.filter_items();
+  run(args, 0, of_dw);
+  if (cut.slots() > 1) {
+    add_slots(*context.workers, args.dw_slots, cut.slots(), args.dw.size(), args.dw.data);
+  }
+  if (cut.one_sweep()) return;
   Conv1x1Backward input = args;
   if (finishes) {
     input.dy = {};
     input.dy.g = finished_dy(args);
   }
-  context.workers->run(cut.input_items(),
-                       [&](int i, int worker) { item(input, i, context.worker_scratch(worker)); });
-  if (cut.slots() > 1) {
-    add_slots(*context.workers, args.dw_slots, cut.slots(), args.dw.size(), args.dw.data);
-  }
+  run(input, of_dw, cut.input_items());
 }
 
 void add_slots(Workers& workers, const float* slots, int count, size_t size, float* dw) {

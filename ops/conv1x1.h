@@ -80,8 +80,8 @@ struct Conv1x1Backward {
   InputGrad dx;            // [N,H,W,Cin] out; or empty
   Packed<float> dw;        // [Cin,Cout] accumulated
   float* dw_slots;         // [cut.slots()][Cin,Cout] work; unused if there is one
-  float* finished_dy;      // [N,H,W,Cout] work, NHWC: what dx reads after dw; unused in one sweep and
-                           // where dy goes through no batch norm
+  float* finished_dy;      // [N,H,W,Cout] work, NHWC: what dx reads after dw; unused in one sweep
+                           // and where dy goes through no batch norm, which is NHWC itself then
   Conv1x1BackwardCut cut;
 };
 
@@ -101,6 +101,7 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args);
 
 // One work item of a pass. `slot` is the row range, `group` the column group.
 using Conv1x1ForwardItem = void(const Conv1x1Forward& args, int slot, int group, float* scratch);
+// Items of dw, if it is for itself, come before those of dx.
 using Conv1x1BackwardItem = void(const Conv1x1Backward& args, int item, float* scratch);
 
 std::span<const Variant<Conv1x1ForwardItem>> conv1x1_forward_variants();

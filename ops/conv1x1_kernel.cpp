@@ -91,7 +91,7 @@ void conv1x1_finish_input(const Conv1x1Forward& args, int slot, int, float* scra
 
 namespace {
 
-// dx over one row range and column group: the forward product with w's transpose.
+// dx over one row range and column group of a finished dy: the forward product with w's transpose.
 void input_rows(const Conv1x1Backward& args, int slot, int group, float* scratch) {
   const Shape& shape = args.dy.shape();
   const RowCut::Range range = args.cut.rows.item(slot, shape.n, shape.pixels());
@@ -99,19 +99,14 @@ void input_rows(const Conv1x1Backward& args, int slot, int group, float* scratch
   Product product{args.wt, panels.first, panels.last, args.dx.dz, nullptr, args.dx.sums, {}};
   product.x = args.dy.g;
   product.input_grad = &args.dx;
-  const bool in_place = shape.blocks() == 1;
   forward_rows(product, range.begin, range.end, slot, scratch,
-               [&](const TileRows& rows, int k0, int depth, float* tile, int ld) -> Tile {
-                 if (in_place) return rows_in_place(args.dy.g, rows, k0);
-                 for_each_block(shape, k0, depth, [&](int k, int width) {
-                   load_grad_rows(args.dy, rows, k, width, 0, tile + k - k0, ld);
-                 });
-                 return {tile, ld};
+               [&](const TileRows& rows, int k0, int, float*, int) {
+                 return rows_in_place(args.dy.g, rows, k0);
                });
 }
 
-// dw over one row range, group of its column panels, and range of its own rows. Leaves those
-// columns of dy behind, finished.
+// dw over one row range, group of its column panels, and range of its own rows. The first of these
+// leaves those columns of dy behind, finished, where it goes through a batch norm.
 template <class Load>
 void filter_rows(const Conv1x1Backward& args, int slot, int group, int depth, float* scratch,
                  const Load& load) {
@@ -132,7 +127,7 @@ void filter_rows(const Conv1x1Backward& args, int slot, int group, int depth, fl
     const float* x = load(rows, x_tile, ld);
     for (int panel = panels.first; panel < panels.last; ++panel) {
       const int c = panel * kWideBlock, width = dw.width(panel);
-      // The product before has asked for these rows of dy.
+      // The product before has asked for these rows of dy, but for the first tile's.
       load_grad_rows(args.dy, rows, c, width, 0, dy, kWideBlock);
       if (args.dy.y && depth == 0) {
         with_flag(streams(finished.shape), [&](auto stream) {
@@ -160,14 +155,14 @@ void conv1x1_backward(const Conv1x1Backward& args, int item, float* scratch) {
     return tile;
   };
   const Conv1x1BackwardCut& cut = args.cut;
-  const int filter_item = item - cut.input_items();
+  const int input_item = item - cut.filter_items();
   if (cut.one_sweep()) {
     backward_rows(args, item, scratch, load);
-  } else if (filter_item >= 0) {
-    const int panels = filter_item / cut.filter_depths, depth = filter_item % cut.filter_depths;
-    filter_rows(args, panels / cut.filter_groups, panels % cut.filter_groups, depth, scratch, load);
+  } else if (input_item >= 0) {
+    input_rows(args, input_item / cut.column_groups, input_item % cut.column_groups, scratch);
   } else {
-    input_rows(args, item / cut.column_groups, item % cut.column_groups, scratch);
+    const int panels = item / cut.filter_depths, depth = item % cut.filter_depths;
+    filter_rows(args, panels / cut.filter_groups, panels % cut.filter_groups, depth, scratch, load);
   }
 }
 

@@ -22,8 +22,8 @@ struct Product {
   const float* pivot;
   ChannelSums sums;
   Finish finish;
-  // Up to two tensors of one shape that `load` reads, if they are to be asked for ahead of that.
-  View<const float> x = {}, x2 = {};
+  // What `load` reads, if it is to be asked for ahead of that.
+  View<const float> x = {};
   const InputGrad* input_grad = nullptr;  // if y is its dz
 };
 
@@ -35,7 +35,6 @@ template <class Load>
 inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot, float* scratch,
                          const Load& load) {
   const Shape& shape = p.y.shape;
-  const Shape& x_shape = p.x ? p.x.shape : p.x2.shape;  // of nothing where neither is given
   const int k = p.w.k, n = shape.padded_c();
   const int kc = k < kTileDepth ? round_up(k, kLane) : kTileDepth;
   Scratch memory(scratch);
@@ -61,7 +60,7 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
       const Tile x = load(rows, k0, depth, tile, kc);
       // The panels ask for the next columns: of these rows, or of the next tile.
       const int next = last ? 0 : k0 + depth, next_end = k - next < kc ? k : next + kc;
-      Ahead ahead(x_shape, last ? following : rows, next, next_end, p.x.data, p.x2.data);
+      Ahead ahead(p.x.shape, last ? following : rows, next, next_end, p.x.data, nullptr);
       ahead.share(tiles);
       for (int panel = p.first; panel < p.last; ++panel) {
         const int c = panel * kWideBlock;

@@ -43,7 +43,8 @@ constexpr auto kSumImages = compiled<Variant<ProjectSumsItem>>({
     {Isa::generic, "generic", generic::project_sum_images},
 });
 
-// Partial filter gradients of a pass may take this many floats.
+// Partial filter gradients of a pass may take about this many floats, up to twice as many where
+// images are cut into parts.
 constexpr int64_t kMaxSlotFloats = int64_t{5} << 20;
 
 }  // namespace
@@ -69,8 +70,7 @@ ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
   const int64_t most = std::max<int64_t>(1, x.rows() / kMinRows);
   const int64_t items = std::min(wanted_items(x.rows() * x.c * cout), most);
   // A third of a tile, or of an image of the last stage.
-  cut.product =
-      cut_rows(x.n, x.pixels(), items, std::clamp(x.pixels() / 3, 16, 32));
+  cut.product = cut_rows(x.n, x.pixels(), items, std::clamp(x.pixels() / 3, 16, 32));
   cut.pool = cut.product;
   if (cut.pool.images == 1) cut.pool.parts = std::max(1, pool_cut(x).parts);
   return cut;
@@ -110,9 +110,14 @@ ProjectBackwardCut project_backward_cut(const Shape& x, int cout) {
       1, std::min(x.rows() / kMinSlotRows, kMaxSlotFloats / (int64_t{x.c} * cout)));
   const RowCut rows = cut_rows(x.n, x.pixels(), std::min(items, most), kTileRows / 2);
   const int panels = ceil_div(x.padded_c(), kWideBlock);
-  // Groups of equally many panels each, as the largest item is what others wait for.
-  const int64_t of_item = (panels * int64_t{rows.items()} + items / 2) / items;
-  return {rows, ceil_div(panels, static_cast<int>(std::clamp<int64_t>(of_item, 1, panels)))};
+  // As many panels each, but for the last: the largest group is what all wait for.
+  const int64_t of_group = std::clamp<int64_t>(panels * rows.items() / items, 1, panels);
+  return {rows, ceil_div(panels, static_cast<int>(of_group))};
+}
+
+double largest_share(const ProjectBackwardCut& cut, const Shape& x) {
+  const int panels = ceil_div(x.padded_c(), kWideBlock);
+  return largest_share(cut.rows, x.n, x.pixels()) * ceil_div(panels, cut.channel_groups) / panels;
 }
 
 size_t project_scratch(const Shape& x, int cout, int reduced) {

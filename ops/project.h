@@ -62,6 +62,8 @@ struct ProjectBackwardCut {
   int channel_groups;
 };
 ProjectBackwardCut project_backward_cut(const Shape& x, int cout);
+// The share of the pass that the largest item has.
+double largest_share(const ProjectBackwardCut& cut, const Shape& x);
 // The slots that P0..P4 of an image are summed up in, in fp32: `of_part` for a part of it, one for
 // each kMaxTileRows rows; sums of more rows are fp64. A slot is [5][kWideBlock]; those of a panel
 // of channels lie together, [panel][image][slot].

@@ -137,7 +137,8 @@ std::vector<Case> cut_cases() {
   std::vector<Case> cases = {
       with("dw for itself, one row range", {3, 7, 7}, {{1, 2, 3}, 1, {3, 1, 1}, 5}),
       with("dw for itself, its rows in 2 ranges", {3, 7, 7}, {{1, 2, 3}, 1, {3, 1, 1}, 5, 2}),
-      with("dw for itself, its rows in 3 ranges, in slots", {5, 3, 3}, {{2, 1, 3}, 1, {1, 2, 5}, 2, 3}),
+      with("dw for itself, its rows in 3 ranges, in slots", {5, 3, 3},
+           {{2, 1, 3}, 1, {1, 2, 5}, 2, 3}),
       with("3 parts of each image", {3, 5, 7}, {{1, 3, 3}}),
       with("groups of 2 images, the last of 1", {5, 3, 3}, {{2, 1, 3}}),
       with("5 parts of each image, tiles not full", {2, 8, 8}, {{1, 5, 2}}),
@@ -165,11 +166,44 @@ std::vector<Case> cut_cases() {
        true,
        true,
        {{2, 1, 3}, 3, {1, 1, 5}, 2}},
+      {"2 column groups of dx, dy deeper than a tile",
+       {3, 3, 3},
+       136,
+       432,
+       true,
+       kSaved,
+       dy,
+       true,
+       true,
+       true,
+       {{1, 1, 3}, 2, {1, 1, 3}, 9}},
+      {"2 column groups of dx without batch norm, dw's rows in 2 ranges",
+       {5, 1, 1},
+       136,
+       40,
+       false,
+       kPooled,
+       kPlain,
+       true,
+       false,
+       false,
+       {{2, 1, 3}, 2, {1, 1, 5}, 1, 2}},
+      {"the head's, dw's rows in 2 ranges",
+       {3, 2, 2},
+       40,
+       112,
+       false,
+       kSaved,
+       kPool,
+       true,
+       true,
+       false,
+       {{1, 1, 3}, 1, {1, 1, 3}, 3, 2}},
       {"dw for itself, no batch norm anywhere",
        {2, 3, 3},
        24,
        112,
-       true,
+       false,
        kSaved,
        kPlain,
        true,
@@ -202,6 +236,20 @@ TEST_CASE("conv1x1 backward: matches reference") {
     Backward large({"large", kLargeMap, 48, 16, false, kNormalised, {}, true, true, true},
                    Values::reals);
     check_matches_reference(ops::conv1x1_backward_variants(), large, kTolerance);
+    // A finished dy of more than 4 MiB is streamed.
+    Backward streamed({"streamed",
+                       {4, 16, 16},
+                       4,
+                       1056,
+                       true,
+                       kSaved,
+                       kPool,
+                       true,
+                       true,
+                       false,
+                       {{1, 2, 4}, 1, {2, 1, 2}, 22}},
+                      Values::reals);
+    check_matches_reference(ops::conv1x1_backward_variants(), streamed, kTolerance);
   }
   for (const Activation f : ops::kActivations) {
     CAPTURE(std::string(name(f)));
@@ -325,6 +373,8 @@ TEST_CASE("conv1x1 backward: refuses shapes that do not fit together") {
   };
   refused_apart([](auto& a) { a.dx = {}; });
   refused_apart([](auto& a) { a.finished_dy = nullptr; });
+  refused_apart([](auto& a) { a.finished_dy = const_cast<float*>(a.dy.g.data); });
+  refused_apart([](auto& a) { a.cut.rows.groups = 0; });
   refused_apart([](auto& a) { a.cut.filter_rows.groups = 0; });
   refused_apart([](auto& a) {
     a.cut.filter_rows.parts = 2;

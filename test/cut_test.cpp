@@ -126,6 +126,8 @@ TEST_CASE("cut: every op's cut partitions its rows or lines") {
         if (!expand.one_sweep()) {
           check_partition(expand.filter_rows, n, x.pixels());
           CHECK(expand.filter_groups <= ceil_div(e.padded_c(), kWideBlock));
+          CHECK(expand.filter_depths >= 1);
+          CHECK(expand.filter_depths <= ceil_div(x.c, kLane));
         }
 
         const ops::DwconvCut forward = ops::dwconv_forward_cut(e, b.ksize, b.stride);
