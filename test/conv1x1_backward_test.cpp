@@ -128,89 +128,48 @@ std::vector<Case> network_cases() {
   return some(cases, 4);
 }
 
+// Where dx and dw are for themselves, in several groups of columns or ranges of rows.
+std::vector<Case> group_cases() {
+  const Inputs::GradParts dy{true, true, true, true, Activation::swish};
+  Case deep{"2 column groups of dx, dy deeper than a tile", {3, 3, 3}, 136, 432, true, kSaved, dy};
+  deep.dx_skip = true;
+  deep.cut = {{1, 1, 3}, 2, {1, 1, 3}, 9};
+  Case plain{"3 column groups of dx, no batch norm", {5, 3, 3}, 136, 112, false, {}, kPlain};
+  plain.x = {true, Activation::swish};
+  plain.dx_skip = true;
+  plain.cut = {{2, 1, 3}, 3, {1, 1, 5}, 2};
+  Case classifier{
+      "the classifier's, dw's rows in 2 ranges", {5, 1, 1}, 136, 40, false, kPooled, kPlain};
+  classifier.dx_norm = false;
+  classifier.cut = {{2, 1, 3}, 2, {1, 1, 5}, 1, 2};
+  Case head{"the head's, dw's rows in 2 ranges", {3, 2, 2}, 40, 112, false, kSaved, kPool};
+  head.cut = {{1, 1, 3}, 1, {1, 1, 3}, 3, 2};
+  Case bare{"no batch norm anywhere", {2, 3, 3}, 24, 112, false, kSaved, kPlain};
+  bare.dx_norm = false;
+  bare.cut = {{1, 2, 2}, 1, {2, 1, 1}, 3};
+  return {deep, plain, classifier, head, bare};
+}
+
 std::vector<Case> cut_cases() {
   const Pending x{true, Activation::swish};
   const Inputs::GradParts dy{true, true, true, true, Activation::swish};
-  const auto with = [&](const char* name, const Map& m, ops::Conv1x1BackwardCut cut) {
-    return Case{name, m, 40, 240, true, x, dy, true, true, true, cut};
+  const auto with = [&](const char* name, const Map& m, ops::Conv1x1BackwardCut cut, int cin = 40,
+                        int cout = 240) {
+    return Case{name, m, cin, cout, true, x, dy, true, true, true, cut};
   };
   std::vector<Case> cases = {
       with("dw for itself, one row range", {3, 7, 7}, {{1, 2, 3}, 1, {3, 1, 1}, 5}),
-      with("dw for itself, its rows in 2 ranges", {3, 7, 7}, {{1, 2, 3}, 1, {3, 1, 1}, 5, 2}),
-      with("dw for itself, its rows in 3 ranges, in slots", {5, 3, 3},
-           {{2, 1, 3}, 1, {1, 2, 5}, 2, 3}),
+      with("dw's rows in 2 ranges", {3, 7, 7}, {{1, 2, 3}, 1, {3, 1, 1}, 5, 2}),
+      with("dw's rows in 3 ranges, in slots", {5, 3, 3}, {{2, 1, 3}, 1, {1, 2, 5}, 2, 3}),
       with("3 parts of each image", {3, 5, 7}, {{1, 3, 3}}),
       with("groups of 2 images, the last of 1", {5, 3, 3}, {{2, 1, 3}}),
       with("5 parts of each image, tiles not full", {2, 8, 8}, {{1, 5, 2}}),
       with("dw for itself, in slots", {5, 3, 3}, {{2, 1, 3}, 1, {1, 2, 5}, 2}),
       with("14 parts of a larger map", {1, 28, 28}, {{1, 14, 1}, 1, {1, 3, 1}, 3}),
-      {"2 column groups of dx, a panel and two",
-       {5, 3, 3},
-       136,
-       96,
-       true,
-       x,
-       dy,
-       true,
-       true,
-       true,
-       {{2, 1, 3}, 2, {1, 1, 5}, 2}},
-      {"3 column groups of dx, no batch norm",
-       {5, 3, 3},
-       136,
-       112,
-       false,
-       x,
-       kPlain,
-       true,
-       true,
-       true,
-       {{2, 1, 3}, 3, {1, 1, 5}, 2}},
-      {"2 column groups of dx, dy deeper than a tile",
-       {3, 3, 3},
-       136,
-       432,
-       true,
-       kSaved,
-       dy,
-       true,
-       true,
-       true,
-       {{1, 1, 3}, 2, {1, 1, 3}, 9}},
-      {"2 column groups of dx without batch norm, dw's rows in 2 ranges",
-       {5, 1, 1},
-       136,
-       40,
-       false,
-       kPooled,
-       kPlain,
-       true,
-       false,
-       false,
-       {{2, 1, 3}, 2, {1, 1, 5}, 1, 2}},
-      {"the head's, dw's rows in 2 ranges",
-       {3, 2, 2},
-       40,
-       112,
-       false,
-       kSaved,
-       kPool,
-       true,
-       true,
-       false,
-       {{1, 1, 3}, 1, {1, 1, 3}, 3, 2}},
-      {"dw for itself, no batch norm anywhere",
-       {2, 3, 3},
-       24,
-       112,
-       false,
-       kSaved,
-       kPlain,
-       true,
-       false,
-       false,
-       {{1, 2, 2}, 1, {2, 1, 1}, 3}},
+      with("2 column groups of dx, a panel and two", {5, 3, 3}, {{2, 1, 3}, 2, {1, 1, 5}, 2}, 136,
+           96),
   };
+  for (const Case& c : group_cases()) cases.push_back(c);
   return some(cases, 2);
 }
 
