@@ -186,6 +186,9 @@ void Mbconv::add_costs(Plan& plan) {
   const auto add = [&](const char* kind, double m, double b, const ops::RowCut& cut,
                        const Shape& shape, int rows,
                        int units) { return add_cost(plan, kind, m, b, cut, shape, rows, units); };
+  const auto add_items = [&](const char* kind, double m, double b, int items, double share) {
+    return plan.profile().add({name_ + "." + kind, kind, m, b, items, share});
+  };
   if (c.expand) {
     cost_.expand = add("expand", macs(x, expand), input + bytes(wide), expand_cut_, x, x.pixels(),
                        ops::conv1x1_forward_column_groups(x, wide));
@@ -196,9 +199,8 @@ void Mbconv::add_costs(Plan& plan) {
   cost_.project = add("project", macs(d, project), bytes(d) + bytes(y), product, d, d.pixels(), 1);
   const ops::ProjectBackwardCut& back = project_backward_cut_;
   cost_.project_backward =
-      plan.profile().add({name_ + ".project backward", "project backward", 2 * macs(d, project),
-                          2 * bytes(d) + 2 * bytes(y), back.rows.items() * back.channel_groups,
-                          ops::largest_share(back, d)});
+      add_items("project backward", 2 * macs(d, project), 2 * bytes(d) + 2 * bytes(y),
+                back.rows.items() * back.channel_groups, ops::largest_share(back, d));
   const double skip = c.residual ? bytes(x) : 0;
   const double input_grad = 2 * bytes(x) + skip;  // dz written, y and the skip's gradient read
   cost_.depthwise_backward =
@@ -207,12 +209,11 @@ void Mbconv::add_costs(Plan& plan) {
           depthwise_backward_cut_.lines, wide, wide.h, depthwise_backward_cut_.units);
   if (!c.expand) return;
   const ops::Conv1x1BackwardCut& cut = expand_backward_cut_;
-  const char* kind = "expand backward";
   // dw also writes the dy that dx reads.
   const double dy = (cut.one_sweep() ? 2 : 4) * bytes(wide);
   cost_.expand_backward =
-      plan.profile().add({name_ + "." + kind, kind, 2 * macs(x, expand), dy + bytes(x) + input_grad,
-                          cut.items(), ops::largest_share(cut, x, wide)});
+      add_items("expand backward", 2 * macs(x, expand), dy + bytes(x) + input_grad, cut.items(),
+                ops::largest_share(cut, x, wide));
 }
 
 }  // namespace mbconv::net

@@ -70,7 +70,8 @@ ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
   const int64_t most = std::max<int64_t>(1, x.rows() / kMinRows);
   const int64_t items = std::min(wanted_items(x.rows() * x.c * cout), most);
   // A third of a tile, or of an image of the last stage.
-  cut.product = cut_rows(x.n, x.pixels(), items, std::clamp(x.pixels() / 3, 16, 32));
+  const int part = std::clamp(x.pixels() / 3, kMinRows, kTileRows / 3);
+  cut.product = cut_rows(x.n, x.pixels(), items, part);
   cut.pool = cut.product;
   if (cut.pool.images == 1) cut.pool.parts = std::max(1, pool_cut(x).parts);
   return cut;
@@ -110,7 +111,7 @@ ProjectBackwardCut project_backward_cut(const Shape& x, int cout) {
       1, std::min(x.rows() / kMinSlotRows, kMaxSlotFloats / (int64_t{x.c} * cout)));
   const RowCut rows = cut_rows(x.n, x.pixels(), std::min(items, most), kTileRows / 2);
   const int panels = ceil_div(x.padded_c(), kWideBlock);
-  // As many panels each, but for the last: the largest group is what all wait for.
+  // The fewest groups of at most so many panels: the largest group is what all wait for.
   const int64_t of_group = std::clamp<int64_t>(panels * rows.items() / items, 1, panels);
   return {rows, ceil_div(panels, static_cast<int>(of_group))};
 }
