@@ -22,7 +22,7 @@ void gemm_filter(int rows, const float* a, const float* b, Packed<float> dw) {
   for (int k0 = 0; k0 < dw.k; k0 += rows) {
     const int now = dw.k - k0 < rows ? dw.k - k0 : rows;
     for (int p = 0; p < dw.panels(); ++p) {
-      gemm_tn(kTileRows, now, dw.used(p), {a, lda}, {b, kWideBlock}, panel_slabs(dw, p, k0), true);
+      gemm_tn(kTileRows, now, dw.used(p), Tile{a, lda}, WideTile{b}, panel_slabs(dw, p, k0), true);
     }
   }
 }

@@ -136,7 +136,7 @@ void filter_rows(const Conv1x1Backward& args, int slot, int group, int depth, fl
       }
       const ptrdiff_t next = next_panel(shape, rows, c, panels);
       Ahead ahead(shape, rows, c, c + width, at(args.dy.g.data, next), at(args.dy.y.data, next));
-      gemm_tn(rows.count, k1 - k0, dw.used(panel), {x + k0, ld}, {dy, kWideBlock},
+      gemm_tn(rows.count, k1 - k0, dw.used(panel), Tile{x + k0, ld}, WideTile{dy},
               panel_slabs(dw, panel, k0), add, ahead);
     }
     add = true;

@@ -15,27 +15,50 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
-// The left operand of a product, or a tile to continue from: m rows of scratch memory.
+// Operands of products: rows of scratch memory, `ld` floats apart. The left one of m x k, a tile to
+// continue from, or the right one, whose columns kLane apart are `slab` floats apart. What the
+// compiler knows of these saves instructions of every step of k.
 struct Tile {
   const float* data;
   ptrdiff_t ld;
+  static constexpr ptrdiff_t slab = kLane;
+
+  // From column `column` on, a multiple of kLane.
+  Tile from(int column) const { return {data + column, ld}; }
+};
+// A tile of the width of a panel.
+struct WideTile {
+  const float* data;
+  static constexpr ptrdiff_t ld = kWideBlock, slab = kLane;
+
+  WideTile from(int column) const { return {data + column}; }
+};
+// A panel of weights, or what follows its first rows.
+struct WeightPanel {
+  const float* data;
+  ptrdiff_t slab;
+  static constexpr ptrdiff_t ld = kLane;
+
+  WeightPanel(Packed<const float> w, int panel, int k0)
+      : WeightPanel(w.panel(panel, k0), w.slab_stride()) {}
+  WeightPanel from(int column) const { return {data + column / kLane * slab, slab}; }
+
+ private:
+  WeightPanel(const float* place, ptrdiff_t stride) : data(place), slab(stride) {}
 };
 
-// The right operand, or a filter gradient: kLane columns at a time, `slab` floats apart, rows `ld`
-// apart.
-template <class T>
+// A filter gradient: kLane columns at a time, `slab` floats apart, rows `ld` apart.
 struct Slabs {
-  T* data;
+  float* data;
   ptrdiff_t ld, slab;
 
   // Where columns from `column` on, a multiple of kLane, lie.
-  T* at(int row, int column) const { return data + row * ld + column / kLane * slab; }
+  float* at(int row, int column) const { return data + row * ld + column / kLane * slab; }
 };
 
-// Panel `panel` of a matrix, from row k0 on.
-template <class T>
-inline Slabs<T> panel_slabs(Packed<T> w, int panel, int k0 = 0) {
-  return {w.panel(panel, k0), kLane, w.slab_stride()};
+// Panel `panel` of a filter gradient, from row k0 on.
+inline Slabs panel_slabs(Packed<float> dw, int panel, int k0 = 0) {
+  return {dw.panel(panel, k0), kLane, dw.slab_stride()};
 }
 
 // Stores a register tile to rows `ld` apart. `line` and `ld` come by value: for all that the
@@ -68,7 +91,7 @@ struct StoreTile {
 // memory is asked for its place and for its share of `ahead`.
 template <bool kAdd>
 struct StoreFilter {
-  Slabs<float> to;
+  Slabs to;
   Ahead& ahead;
 
   template <int MR, int kColumns>
@@ -151,9 +174,9 @@ inline void for_each_columns(int used, const Body& body) {
 // those of the call. A function of its own: within a larger one g++ 12 keeps accumulators in
 // memory. In cache on one thread of a Zen 3: 0.86 to 0.97 of the FMA peak, but 0.76 where k is 16:
 // 12 stores and the ends of a tile beside 192 FMAs.
-template <int MR, class C, bool kTransposed, bool kInit, class Out>
-[[gnu::noinline]] void gemm_rows(int row, int end, int k, Tile left, Slabs<const float> b,
-                                 Tile start, int column, const Out& out) {
+template <int MR, class C, bool kTransposed, bool kInit, class A, class B, class Out>
+[[gnu::noinline]] void gemm_rows(int row, int end, int k, A left, B b, Tile start, int column,
+                                 const Out& out) {
   const ptrdiff_t lda = left.ld, ldb = b.ld, slab = b.slab, ldinit = start.ld;
   const float* a = left.data + (kTransposed ? row : row * lda);
   const float* init = kInit ? start.data + row * ldinit + column : nullptr;
@@ -228,9 +251,9 @@ template <int MR, class C, bool kTransposed, bool kInit, class Out>
 }
 
 // Rows [row, end), at most MR of them, in one tile.
-template <int MR, class C, bool kTransposed, bool kInit, class Out>
-inline void gemm_remainder(int row, int end, int k, Tile a, Slabs<const float> b, Tile init,
-                           int column, const Out& out) {
+template <int MR, class C, bool kTransposed, bool kInit, class A, class B, class Out>
+inline void gemm_remainder(int row, int end, int k, A a, B b, Tile init, int column,
+                           const Out& out) {
   if constexpr (MR > 0) {
     if (end - row == MR) {
       gemm_rows<MR, C, kTransposed, kInit>(row, end, k, a, b, init, column, out);
@@ -241,9 +264,8 @@ inline void gemm_remainder(int row, int end, int k, Tile a, Slabs<const float> b
 }
 
 // One group of columns, from `column` on, of all m rows; `b` begins with it.
-template <class C, bool kTransposed, bool kInit, class Out>
-inline void gemm_columns(int m, int k, Tile a, Slabs<const float> b, Tile init, int column,
-                         const Out& out) {
+template <class C, bool kTransposed, bool kInit, class A, class B, class Out>
+inline void gemm_columns(int m, int k, A a, B b, Tile init, int column, const Out& out) {
   constexpr int MR = C::kRows;
   // What fills no two tiles in two halves: a tile of a single row would wait for its own sums.
   const int whole = m % MR == 0 ? m : m < MR ? 0 : (m / MR - 1) * MR;
@@ -266,10 +288,9 @@ template <bool kInit, class Out>
 inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0, int panel,
                             Tile init, const Out& out) {
   const int first = panel * kWideBlock;
-  const Slabs<const float> b = panel_slabs(w, panel, k0);
+  const WeightPanel b(w, panel, k0);
   const auto product = [&](int c, auto columns) {
-    gemm_columns<decltype(columns), false, kInit>(m, k, a, {b.at(0, c), b.ld, b.slab}, init,
-                                                  first + c, out);
+    gemm_columns<decltype(columns), false, kInit>(m, k, a, b.from(c), init, first + c, out);
   };
   if constexpr (kWidth == 8) {  // One row of 16 columns has two sums, which wait for themselves.
     if (m <= 2 && w.used(panel) == kWideBlock) return product(0, Columns<kWideBlock, kWideBlock>());
@@ -279,14 +300,13 @@ inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0,
 
 // dW[k x used] = A[m x k]^T B[m x used], with `add` added to what is there, and the padding after
 // `used` columns (see Packed). Meanwhile asks for what is left of `ahead`.
-inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add,
-                    Ahead& ahead) {
+template <class A, class B>
+inline void gemm_tn(int m, int k, int used, A a, B b, Slabs dw, bool add, Ahead& ahead) {
   ahead.share(register_tiles(k, used));
   with_flag(add, [&](auto flag) {
     const StoreFilter<decltype(flag)::value> out{dw, ahead};
     for_each_columns(used, [&](int c, auto columns) {
-      gemm_columns<decltype(columns), true, false>(k, m, a, {b.data + c, b.ld, kLane}, {nullptr, 0},
-                                                   c, out);
+      gemm_columns<decltype(columns), true, false>(k, m, a, b.from(c), Tile{nullptr, 0}, c, out);
     });
   });
 }
@@ -315,7 +335,8 @@ inline void gemm_panel_from(int m, int k, Tile a, Packed<const float> w, int k0,
   }
 }
 
-inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add, Ahead&) {
+template <class A, class B>
+inline void gemm_tn(int m, int k, int used, A a, B b, Slabs dw, bool add, Ahead&) {
   for (int c = 0; c < used; c += kLane) {
     for (int r = 0; r < k && !add; ++r) {
       for (int i = 0; i < kLane; ++i) dw.at(r, c)[i] = 0.0f;
@@ -327,7 +348,8 @@ inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, boo
 #endif
 
 // The same, asking for nothing.
-inline void gemm_tn(int m, int k, int used, Tile a, Tile b, Slabs<float> dw, bool add) {
+template <class A, class B>
+inline void gemm_tn(int m, int k, int used, A a, B b, Slabs dw, bool add) {
   Ahead nothing;
   gemm_tn(m, k, used, a, b, dw, add, nothing);
 }

@@ -133,7 +133,7 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
                      Asking{StoreTile{dx, ld}, ahead});
         }
       }
-      gemm_tn(rows.count, cin, dw.used(panel), {x, ld}, {dy, kWideBlock}, panel_slabs(dw, panel),
+      gemm_tn(rows.count, cin, dw.used(panel), Tile{x, ld}, WideTile{dy}, panel_slabs(dw, panel),
               add, ahead);
     }
     if (p.dx) {

@@ -94,7 +94,7 @@ inline void panel_rows(const ProjectBackward& args, const TileRows& rows, int pa
   });
   const int used = args.dw.k - c0 < width ? args.dw.k - c0 : width;
   for (int q = 0; q < dw.panels(); ++q) {
-    gemm_tn(rows.count, used, dw.used(q), {g, kWideBlock}, {dy.data + q * kWideBlock, dy.ld},
+    gemm_tn(rows.count, used, dw.used(q), WideTile{g}, dy.from(q * kWideBlock),
             panel_slabs(dw, q, c0), add);
   }
 }

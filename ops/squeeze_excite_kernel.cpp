@@ -204,9 +204,9 @@ void squeeze_excite_backward_filter(const SqueezeExciteBackward& args, int unit)
   const SqueezeExcite& f = args.forward;
   const int c = unit * kWideBlock;
   const int width = f.padded - c < kWideBlock ? f.padded - c : kWideBlock;
-  gemm_tn(args.images, f.reduced, width, {args.du, f.reduced}, {f.mean + c, f.padded},
+  gemm_tn(args.images, f.reduced, width, Tile{args.du, f.reduced}, Tile{f.mean + c, f.padded},
           {args.dw1 + c, f.padded, kLane}, true);
-  gemm_tn(args.images, f.reduced, width, {args.h, f.reduced}, {args.e + c, f.padded},
+  gemm_tn(args.images, f.reduced, width, Tile{args.h, f.reduced}, Tile{args.e + c, f.padded},
           {args.dw2 + c, f.padded, kLane}, true);
   for (int n = 0; n < args.images; ++n) {
     axpy(1.0f, args.e + ptrdiff_t{n} * f.padded + c, width, args.db2 + c);
