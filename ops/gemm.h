@@ -15,9 +15,9 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
-// Operands of products: rows of scratch memory, `ld` floats apart. The left one of m x k, a tile to
-// continue from, or the right one, whose columns kLane apart are `slab` floats apart. What the
-// compiler knows of these saves instructions of every step of k.
+// Operands of products: rows `ld` floats apart, of the left one, of a tile to continue from, or of
+// the right one, whose columns kLane apart lie `slab` floats apart. What the compiler knows of these
+// saves instructions of every step of k.
 struct Tile {
   const float* data;
   ptrdiff_t ld;
@@ -33,7 +33,7 @@ struct WideTile {
 
   WideTile from(int column) const { return {data + column}; }
 };
-// A panel of weights, or what follows its first rows.
+// A panel of weights, from one of its rows and columns on.
 struct WeightPanel {
   const float* data;
   ptrdiff_t slab;
