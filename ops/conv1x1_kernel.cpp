@@ -74,8 +74,9 @@ void conv1x1_forward(const Conv1x1Forward& args, int slot, int group, float* scr
     load_columns(x, x_out, rows, k0, depth, tile, ld);
     return {tile, ld};
   };
-  forward_rows({w, panels.first, panels.last, args.y, args.pivot, args.sums, args.finish, x.y},
-               range.begin, range.end, slot, scratch, load);
+  forward_rows<true>(
+      {w, panels.first, panels.last, args.y, args.pivot, args.sums, args.finish, x.y}, range.begin,
+      range.end, slot, scratch, load);
 }
 
 void conv1x1_finish_input(const Conv1x1Forward& args, int slot, int, float* scratch) {
@@ -99,10 +100,10 @@ void input_rows(const Conv1x1Backward& args, int slot, int group, float* scratch
   Product product{args.wt, panels.first, panels.last, args.dx.dz, nullptr, args.dx.sums, {}};
   product.x = args.dy.g;
   product.input_grad = &args.dx;
-  forward_rows(product, range.begin, range.end, slot, scratch,
-               [&](const TileRows& rows, int k0, int, float*, int) {
-                 return rows_in_place(args.dy.g, rows, k0);
-               });
+  forward_rows<true>(product, range.begin, range.end, slot, scratch,
+                     [&](const TileRows& rows, int k0, int, float*, int) {
+                       return rows_in_place(args.dy.g, rows, k0);
+                     });
 }
 
 // dw over one row range, group of its column panels, and range of its own rows. The first of these
@@ -157,7 +158,9 @@ void conv1x1_backward(const Conv1x1Backward& args, int item, float* scratch) {
   const Conv1x1BackwardCut& cut = args.cut;
   const int input_item = item - cut.filter_items();
   if (cut.one_sweep()) {
-    backward_rows(args, item, scratch, load);
+    with_flag(static_cast<bool>(args.dx), [&](auto input) {
+      backward_rows<decltype(input)::value>(args, item, scratch, load);
+    });
   } else if (input_item >= 0) {
     input_rows(args, input_item / cut.column_groups, input_item % cut.column_groups, scratch);
   } else {

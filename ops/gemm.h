@@ -16,8 +16,8 @@ namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
 // Operands of products: rows `ld` floats apart, of the left one, of a tile to continue from, or of
-// the right one, whose columns kLane apart lie `slab` floats apart. What the compiler knows of these
-// saves instructions of every step of k.
+// the right one, whose columns kLane apart lie `slab` floats apart. What the compiler knows of
+// these saves instructions of every step of k.
 struct Tile {
   const float* data;
   ptrdiff_t ld;

@@ -30,8 +30,9 @@ struct Product {
 // The panels of y = x w over the rows [begin, end): raw, with batch-norm sums into slot `slot`,
 // finished, or as an input gradient.
 // load(rows, k0, depth, tile, ld): the prologue, columns [k0, k0 + depth) of x to tile[rows][ld];
-// it returns that, or where else they are.
-template <class Load>
+// it returns that, or where else they are. Without kDeep w has at most kTileDepth rows, which are
+// never far: less to compile.
+template <bool kDeep, class Load>
 inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot, float* scratch,
                          const Load& load) {
   const Shape& shape = p.y.shape;
@@ -66,12 +67,17 @@ inline void forward_rows(const Product& p, int64_t begin, int64_t end, int slot,
         const int c = panel * kWideBlock;
         const auto product = [&](const auto& out) {
           const Asking asking{out, ahead};
-          if (!far) return gemm_panel(rows.count, depth, x, p.w, k0, panel, init, asking);
-          Ahead weights(p.w, next_piece(p.w, {p.first, p.last}, {panel, k0, k0 + depth}));
-          gemm_panel(rows.count, depth, x, p.w, k0, panel, init,
-                     AskingWithin(asking, weights, rows.count, depth, p.w.used(panel)));
+          if constexpr (!kDeep) {
+            gemm_panel(rows.count, depth, x, p.w, k0, panel, asking);
+          } else if (!far) {
+            gemm_panel(rows.count, depth, x, p.w, k0, panel, init, asking);
+          } else {
+            Ahead weights(p.w, next_piece(p.w, {p.first, p.last}, {panel, k0, k0 + depth}));
+            gemm_panel(rows.count, depth, x, p.w, k0, panel, init,
+                       AskingWithin(asking, weights, rows.count, depth, p.w.used(panel)));
+          }
         };
-        if (!last) {
+        if (kDeep && !last) {
           product(StoreTile{partial, n});
         } else if (in_tile) {
           product(StoreTile{products - c, kWideBlock});
@@ -103,7 +109,8 @@ inline Packed<float> filter_slot(const Conv1x1Backward& p, int slot) {
 
 // dx and dw over the rows of an item of a Conv1x1Backward in one sweep.
 // load(rows, tile, ld): the prologue of x, which returns the tile or where else x[rows][ld] is.
-template <class Load>
+// Without kInput dw alone.
+template <bool kInput, class Load>
 inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, const Load& load) {
   const Shape& shape = p.dy.shape();
   const int cin = p.dw.k, ld = round_up(cin, kLane);
@@ -123,7 +130,7 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
       load_grad_rows(p.dy, rows, c, width, 0, dy, kWideBlock);
       const ptrdiff_t next = next_panel(shape, rows, c, {0, dw.panels()});
       Ahead ahead(shape, rows, c, c + width, at(p.dy.g.data, next), at(p.dy.y.data, next));
-      if (p.dx) {
+      if constexpr (kInput) {
         // Half of it now, the rest while dw is computed.
         ahead.share(2 * register_tiles(rows.count, p.wt, 0, p.wt.panels()));
         const int depth = p.wt.k - c < width ? p.wt.k - c : width;
@@ -136,7 +143,7 @@ inline void backward_rows(const Conv1x1Backward& p, int slot, float* scratch, co
       gemm_tn(rows.count, cin, dw.used(panel), Tile{x, ld}, WideTile{dy}, panel_slabs(dw, panel),
               add, ahead);
     }
-    if (p.dx) {
+    if constexpr (kInput) {
       store_input_grad(p.dx, rows, dx, ld, 0, ld, sums.tile);
       sums.flush();
     }

@@ -64,7 +64,7 @@ void stem_forward(const StemForward& args, int slot, float* scratch) {
   const Shape& y = args.y.shape;
   const RowCut::Range range = args.cut.item(slot, y.n, y.pixels());
   const Im2col im2col(args.x, args.h, args.w, y);
-  forward_rows(
+  forward_rows<false>(
       {args.filter, 0, args.filter.panels(), args.y, args.pivot, args.sums, args.finish, {}},
       range.begin, range.end, slot, scratch,
       [&](const TileRows& rows, int, int, float* tile, int ld) -> Tile {
@@ -80,7 +80,7 @@ void stem_backward(const StemBackward& args, int slot, float* scratch) {
   product.dw_slots = args.slots;
   product.cut.rows = args.cut;
   const Im2col im2col(args.x, args.h, args.w, args.dy.shape());
-  backward_rows(product, slot, scratch, [&](const TileRows& rows, float* tile, int ld) {
+  backward_rows<false>(product, slot, scratch, [&](const TileRows& rows, float* tile, int ld) {
     im2col.load_rows(rows, tile, ld);
     return tile;
   });
