@@ -64,6 +64,7 @@ void stem_forward(const StemForward& args, int slot, float* scratch) {
   const Shape& y = args.y.shape;
   const RowCut::Range range = args.cut.item(slot, y.n, y.pixels());
   const Im2col im2col(args.x, args.h, args.w, y);
+  static_assert(kStemDepth <= kTileDepth);
   forward_rows<false>(
       {args.filter, 0, args.filter.panels(), args.y, args.pivot, args.sums, args.finish, {}},
       range.begin, range.end, slot, scratch,
