@@ -241,14 +241,20 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
 }
 
 void add_slots(Workers& workers, const float* slots, int count, size_t size, float* dw) {
-  constexpr size_t kChunk = 4096;
+  constexpr size_t kChunk = 1024;
+  constexpr int kAtOnce = 4;
   workers.run(static_cast<int>((size + kChunk - 1) / kChunk), [&](int item, int) {
     const size_t begin = static_cast<size_t>(item) * kChunk;
-    const size_t end = std::min(size, begin + kChunk);
-    for (int s = 0; s < count; ++s) {
-      const float* slot = slots + static_cast<size_t>(s) * size;
-      for (size_t i = begin; i < end; ++i) dw[i] += slot[i];
+    const size_t floats = std::min(size - begin, kChunk);
+    float* to = dw + begin;
+    const float* from = slots + begin;
+    int s = 0;
+    for (; s + kAtOnce <= count; s += kAtOnce, from += kAtOnce * size) {
+      const float *a = from, *b = a + size, *c = b + size, *d = c + size;
+      for (size_t i = 0; i < floats; ++i) to[i] = to[i] + a[i] + b[i] + c[i] + d[i];
     }
+    for (; s < count; ++s, from += size)
+      for (size_t i = 0; i < floats; ++i) to[i] += from[i];
   });
 }
 
