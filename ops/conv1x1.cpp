@@ -247,14 +247,14 @@ void add_slots(Workers& workers, const float* slots, int count, size_t size, flo
     const size_t begin = static_cast<size_t>(item) * kChunk;
     const size_t floats = std::min(size - begin, kChunk);
     float* to = dw + begin;
-    const float* from = slots + begin;
+    const auto slot = [&](int s) { return slots + static_cast<size_t>(s) * size + begin; };
     int s = 0;
-    for (; s + kAtOnce <= count; s += kAtOnce, from += kAtOnce * size) {
-      const float *a = from, *b = a + size, *c = b + size, *d = c + size;
+    for (; s + kAtOnce <= count; s += kAtOnce) {
+      const float *a = slot(s), *b = slot(s + 1), *c = slot(s + 2), *d = slot(s + 3);
       for (size_t i = 0; i < floats; ++i) to[i] = to[i] + a[i] + b[i] + c[i] + d[i];
     }
-    for (; s < count; ++s, from += size)
-      for (size_t i = 0; i < floats; ++i) to[i] += from[i];
+    for (; s < count; ++s)
+      for (size_t i = 0; i < floats; ++i) to[i] += slot(s)[i];
   });
 }
 

@@ -109,8 +109,8 @@ std::span<const Variant<Conv1x1ForwardItem>> conv1x1_forward_variants();
 std::span<const Variant<Conv1x1ForwardItem>> conv1x1_finish_input_variants();
 std::span<const Variant<Conv1x1BackwardItem>> conv1x1_backward_variants();
 
-// dw += the sum of `slots` arrays of `count` floats each, in ascending order of the slots. Parallel
-// over elements.
+// dw[size] += slots[0] + ... + slots[count - 1], arrays of `size` floats that follow each other,
+// added in this order. Parallel over elements.
 void add_slots(Workers& workers, const float* slots, int count, size_t size, float* dw);
 
 }  // namespace mbconv::ops

@@ -1,8 +1,11 @@
 #include <doctest/doctest.h>
 
 #include <string>
+#include <vector>
 
 #include "lib/error.h"
+#include "lib/parallel.h"
+#include "lib/rng.h"
 #include "ops/conv1x1.h"
 #include "ops/far_weights.h"
 #include "test/gradcheck.h"
@@ -341,4 +344,22 @@ TEST_CASE("conv1x1 backward: refuses shapes that do not fit together") {
   });
   refused([](auto& a) { a.dx.sums = {}; });
   refused([](auto& a) { a.dx.sums.slots = 2; });
+}
+
+TEST_CASE("conv1x1 backward: slots are added in their order, to the bit") {
+  Workers workers(2);
+  Rng rng(1, 0, 0, Purpose::synthetic);
+  for (const int count : {0, 1, 2, 3, 4, 5, 7, 8, 9}) {
+    for (const size_t size : {size_t{1}, size_t{1000}, size_t{1025}, size_t{4099}}) {
+      CAPTURE(count);
+      CAPTURE(size);
+      std::vector<float> dw(size), slots(static_cast<size_t>(count) * size);
+      for (float& v : dw) v = rng.normal();
+      for (float& v : slots) v = rng.normal();
+      std::vector<float> expected = dw;
+      for (size_t i = 0; i < slots.size(); ++i) expected[i % size] += slots[i];
+      ops::add_slots(workers, slots.data(), count, size, dw.data());
+      CHECK(dw == expected);
+    }
+  }
 }
