@@ -242,7 +242,7 @@ void conv1x1_backward(const Context& context, const Conv1x1Backward& args) {
 
 void add_slots(Workers& workers, const float* slots, int count, size_t size, float* dw) {
   constexpr size_t kChunk = 1024;
-  constexpr int kAtOnce = 4;
+  constexpr int kAtOnce = 4;  // slots for each time that dw is read and written
   workers.run(static_cast<int>((size + kChunk - 1) / kChunk), [&](int item, int) {
     const size_t begin = static_cast<size_t>(item) * kChunk;
     const size_t floats = std::min(size - begin, kChunk);
