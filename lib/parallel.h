@@ -35,7 +35,8 @@ class Workers {
 
   // Three stages for each group in [0, groups), each group on its own, with no barrier between
   // groups: first(group, item, worker) for item in [0, first_items); when a group's last one is
-  // done, join(group, worker); then second(group, item, worker) for item in [0, second_items).
+  // done, join(group, worker); then second(group, item, worker) for item in [0, second_items), by
+  // the thread that joined, but for those at the end that idle threads take.
   template <class First, class Join, class Second>
   void run_staged(int groups, int first_items, const First& first, const Join& join,
                   int second_items, const Second& second) {

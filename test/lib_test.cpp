@@ -2,7 +2,9 @@
 #include <sched.h>
 #include <xmmintrin.h>
 
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +13,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "lib/arena.h"
@@ -154,6 +157,23 @@ TEST_CASE("workers: a group's second stage runs after its join, its join after i
       CHECK(wrong == 0);
       for (const auto& s : second) CHECK(s == kSecond);
     }
+  }
+}
+
+TEST_CASE("workers: one thread does a group's second stage, but for what idle ones take") {
+  constexpr int kGroups = 40, kItems = 16;
+  Workers workers(2);
+  std::array<std::array<int, kItems>, kGroups> by{};
+  workers.run_staged(
+      kGroups, 2, [](int, int, int) {}, [](int, int) {}, kItems,
+      [&](int g, int item, int worker) {
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+        by[static_cast<size_t>(g)][static_cast<size_t>(item)] = worker;
+      });
+  for (const auto& group : by) {
+    int changes = 0;
+    for (size_t i = 1; i < kItems; ++i) changes += group[i] != group[i - 1];
+    CHECK(changes <= 1);
   }
 }
 
