@@ -242,7 +242,7 @@ void Head::backward(const ops::Context& context) {
   args.finished_dy = finished_dy_;
   args.cut = conv_backward_cut_;
   ops::conv1x1_backward(context, args);
-  input_->batch_norm->backward(input_grad_sums_, input_->y.shape.rows());
+  input_->batch_norm->backward(*context.workers, input_grad_sums_, input_->y.shape.rows());
 }
 
 void Head::backward_classifier(const ops::Context& context) {
@@ -278,7 +278,7 @@ void Head::fold_pool_gradient(const ops::Context& context) {
       }
     }
   });
-  bn_.backward(conv_grad_sums_, y.rows());
+  bn_.backward(*context.workers, conv_grad_sums_, y.rows());
 }
 
 std::vector<float> Head::logits(int n) const {

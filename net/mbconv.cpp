@@ -165,7 +165,7 @@ void Mbconv::backward_project(const ops::Context& context) {
   args.cut = project_backward_cut_.rows;
   args.channel_groups = project_backward_cut_.channel_groups;
   ops::project_backward(context, args);
-  depthwise_bn_->backward(depthwise_grad_sums_, depthwise_.y.shape.rows());
+  depthwise_bn_->backward(*context.workers, depthwise_grad_sums_, depthwise_.y.shape.rows());
 }
 
 void Mbconv::backward_depthwise(const ops::Context& context) {
@@ -185,9 +185,9 @@ void Mbconv::backward_depthwise(const ops::Context& context) {
   args.cut = depthwise_backward_cut_;
   ops::dwconv_backward(context, args);
   if (config_.expand) {
-    expand_bn_->backward(expand_grad_sums_, wide_shape().rows());
+    expand_bn_->backward(*context.workers, expand_grad_sums_, wide_shape().rows());
   } else {
-    input_->batch_norm->backward(input_grad_sums_, wide_shape().rows());
+    input_->batch_norm->backward(*context.workers, input_grad_sums_, wide_shape().rows());
   }
 }
 
@@ -203,7 +203,7 @@ void Mbconv::backward_expand(const ops::Context& context) {
   args.finished_dy = finished_expand_dy_;
   args.cut = expand_backward_cut_;
   ops::conv1x1_backward(context, args);
-  input_->batch_norm->backward(input_grad_sums_, input_->y.shape.rows());
+  input_->batch_norm->backward(*context.workers, input_grad_sums_, input_->y.shape.rows());
 }
 
 }  // namespace mbconv::net

@@ -40,17 +40,18 @@ void BatchNormLayer::forward(Workers& workers, View<const float> y, const ops::R
                              const ops::ChannelSums& sums) {
   const ops::BatchNormOptions options;
   const int64_t rows = y.shape.rows();
-  if (ops::batch_norm_forward(bn_, sums, bn_.running_mean, rows, options, true)) return;
+  const ops::ChannelSums all = ops::sum_slots(workers, sums);
+  if (ops::batch_norm_forward(bn_, all, bn_.running_mean, rows, options, true)) return;
   ops::channel_sums(workers, y, cut, bn_.mean, sums);
-  ops::batch_norm_forward(bn_, sums, bn_.mean, rows, options, true);
+  ops::batch_norm_forward(bn_, ops::sum_slots(workers, sums), bn_.mean, rows, options, true);
 }
 
 void BatchNormLayer::use_running() {
   ops::batch_norm_inference(bn_, ops::BatchNormOptions());
 }
 
-void BatchNormLayer::backward(const ops::ChannelSums& sums, int64_t rows) {
-  ops::batch_norm_backward(bn_, sums, rows);
+void BatchNormLayer::backward(Workers& workers, const ops::ChannelSums& sums, int64_t rows) {
+  ops::batch_norm_backward(bn_, ops::sum_slots(workers, sums), rows);
 }
 
 void FoldedWeights::plan(Plan& plan, const std::string& name, ops::Packed<const float> w,

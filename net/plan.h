@@ -110,7 +110,7 @@ class BatchNormLayer {
   // Inference: scale and shift of the running statistics.
   void use_running();
   // Folds the sums of the pass that produced its dz over `rows` rows.
-  void backward(const ops::ChannelSums& sums, int64_t rows);
+  void backward(Workers& workers, const ops::ChannelSums& sums, int64_t rows);
 
  private:
   std::string name_;

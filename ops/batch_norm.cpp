@@ -8,11 +8,11 @@
 namespace mbconv::ops {
 namespace {
 
-// Adds all slots to the first, in ascending order: a fixed order for any number of threads.
-void reduce(const ChannelSums& sums) {
+// Adds values [begin, end) of all slots, [2][channels] each, to the first, in ascending order.
+void add_slots(const ChannelSums& sums, int begin, int end) {
   for (int s = 1; s < sums.slots; ++s) {
     const double* slot = sums.slot(s);
-    for (int i = 0; i < 2 * sums.channels; ++i) sums.data[i] += slot[i];
+    for (int i = begin; i < end; ++i) sums.data[i] += slot[i];
   }
 }
 
@@ -31,11 +31,22 @@ float moving(float running, double batch, double momentum) {
 
 }  // namespace
 
+ChannelSums sum_slots(Workers& workers, const ChannelSums& sums) {
+  if (sums.slots == 1) return sums;
+  constexpr int kValues = kLane, kItemValues = 1 << 13;  // of one slot at least, of all slots
+  const int values = std::max(kValues, round_up(kItemValues / sums.slots, kValues));
+  const int all = 2 * sums.channels;
+  workers.run(ceil_div(all, values), [&](int item, int) {
+    add_slots(sums, item * values, std::min((item + 1) * values, all));
+  });
+  return {sums.data, 1, sums.channels};
+}
+
 bool batch_norm_forward(const BatchNorm& bn, const ChannelSums& sums, const float* pivot,
                         int64_t count, const BatchNormOptions& options, bool update_running) {
   constexpr double kTrusted = 1e3;
   const double n = static_cast<double>(count);
-  reduce(sums);
+  add_slots(sums, 0, 2 * sums.channels);
   const auto shifted_mean = [&](int c) { return sums.data[c] / n; };
   const auto variance = [&](int c) {
     return std::max(0.0, sums.data[sums.channels + c] / n - shifted_mean(c) * shifted_mean(c));
@@ -68,7 +79,7 @@ void batch_norm_inference(const BatchNorm& bn, const BatchNormOptions& options) 
 
 void batch_norm_backward(const BatchNorm& bn, const ChannelSums& sums, int64_t count) {
   const double n = static_cast<double>(count);
-  reduce(sums);
+  add_slots(sums, 0, 2 * sums.channels);
   for (int c = 0; c < bn.channels; ++c) {
     const double sum = sums.data[c];
     const double sum_xhat = sums.data[sums.channels + c];

@@ -28,6 +28,10 @@ struct BatchNormOptions {
   double eps = 1e-3;
 };
 
+// Adds all slots to the first in ascending order, channels beside each other on all threads, and
+// returns the first alone.
+ChannelSums sum_slots(Workers& workers, const ChannelSums& sums);
+
 // Training, after the pass that produced y over `count` rows: `sums` holds per slot the sums of
 // (y - pivot) and (y - pivot)^2, where pivot = running_mean as it was before this call.
 // Overwrites mean, invstd, scale, shift. The variance is the population variance of the batch; the

@@ -266,6 +266,30 @@ TEST_CASE("batch_norm: the guard's threshold is 1000 variances") {
   CHECK_FALSE(trusted(-31.8));
 }
 
+TEST_CASE("batch_norm: slots are added in their order, to the bit, for any thread count") {
+  for (const auto& [slots, channels] : {std::pair{1, 16}, {2, 16}, {7, 48}, {300, 112}}) {
+    CAPTURE(slots);
+    Memory memory;
+    Inputs in(memory, Values::reals, 37);
+    const ops::ChannelSums sums = in.sums(slots, channels);
+    const size_t size = ops::ChannelSums::size(slots, channels);
+    Rng rng(41, 0, 0, Purpose::synthetic);
+    std::vector<double> values(size), want(2 * static_cast<size_t>(channels));
+    for (size_t i = 0; i < size; ++i) {
+      values[i] = rng.uniform(-1, 1) * std::exp2(rng.uniform(0, 20));
+      double& sum = want[i % want.size()];
+      sum = i < want.size() ? values[i] : sum + values[i];
+    }
+    for (const int threads : {1, 2, 3, 16}) {
+      std::copy(values.begin(), values.end(), sums.data);
+      const ops::ChannelSums all = ops::sum_slots(workers(threads), sums);
+      CHECK(all.slots == 1);
+      CHECK(all.channels == channels);
+      CHECK(std::equal(want.begin(), want.end(), all.slot(0)));
+    }
+  }
+}
+
 TEST_CASE("batch_norm: channel_sums writes only its output, for any layout, cut and thread count") {
   for (const Shape& s :
        {Shape::nhwc(3, 5, 7, 24), Shape::wide(3, 5, 7, 96), Shape::nhwc(5, 2, 3, 7)}) {
