@@ -20,6 +20,9 @@ inline constexpr int kLoadMacs = 24;
 
 // Rows of a tile of a matrix product: a multiple of the register tiles' rows.
 inline constexpr int kTileRows = 96;
+// What the row ranges of products are multiples of: two register tiles of AVX2, one and a half of
+// AVX-512. A tile of one row takes nearly as long as a whole one.
+inline constexpr int kRowStep = 12;
 // Depth of a product done at once; longer ones continue from a tile of partial results.
 inline constexpr int kTileDepth = 384;
 
@@ -29,6 +32,7 @@ struct RowCut {
   int images = 1;  // of a group; the last group may have fewer
   int parts = 1;   // of a group's rows; more than one only where images = 1
   int groups = 1;
+  int step = 1;  // parts begin at multiples of so many rows of their group
 
   MBCONV_INLINE constexpr int items() const { return groups * parts; }
 
@@ -46,7 +50,17 @@ struct RowCut {
     const int count = images < n - first ? images : n - first;
     const int64_t rows = int64_t{count} * pixels;
     const int64_t start = int64_t{first} * pixels;
-    return {first, count, start + rows * part / parts, start + rows * (part + 1) / parts};
+    return {first, count, start + part_begin(rows, part), start + part_begin(rows, part + 1)};
+  }
+  MBCONV_INLINE constexpr int64_t part_begin(int64_t rows, int part) const {
+    const int64_t even = rows * part / parts;
+    return part < parts ? (even + step / 2) / step * step : rows;
+  }
+  // Where parts of `rows` rows have two steps at least, so that none is empty.
+  constexpr RowCut with_step(int64_t rows, int rows_a_step) const {
+    RowCut cut = *this;
+    if (rows / parts >= 2 * rows_a_step) cut.step = rows_a_step;
+    return cut;
   }
 };
 

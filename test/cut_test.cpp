@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 #include "ops/conv1x1.h"
@@ -63,6 +64,28 @@ TEST_CASE("cut: as many items as wanted, where images and rows allow") {
   CHECK(ops::cut_rows(64, 12544, 512, 48).items() == 512);
   CHECK(ops::cut_rows(1, 12544, 512, 48).items() == 261);
   CHECK(ops::cut_rows(5, 49, 3, 48).groups == 3);  // 2, 2 and 1
+}
+
+TEST_CASE("cut: parts of products begin at whole register tiles where they are long enough") {
+  for (const int pixels : {49, 196, 256, 784, 3136, 12544}) {
+    for (const int parts : {1, 2, 3, 4, 5, 8, 12}) {
+      const RowCut cut = RowCut{1, parts, 3}.with_step(pixels, ops::kRowStep);
+      CAPTURE(pixels);
+      CAPTURE(parts);
+      check_partition(cut, 3, pixels);
+      const bool stepped = pixels / parts >= 2 * ops::kRowStep;
+      CHECK(cut.step == (stepped ? ops::kRowStep : 1));
+      for (int i = 0; stepped && i < cut.items(); ++i) {
+        const RowCut::Range r = cut.item(i, 3, pixels);
+        CHECK((r.begin - int64_t{r.first_image} * pixels) % ops::kRowStep == 0);
+        CHECK(std::abs(r.end - r.begin - pixels / parts) <= ops::kRowStep);
+      }
+    }
+  }
+  // An image of 14 x 14 pixels in four: 33 register tiles of AVX2 instead of 36.
+  const RowCut cut = RowCut{1, 4, 1}.with_step(196, ops::kRowStep);
+  CHECK(cut.item(0, 1, 196).end == 48);
+  CHECK(cut.item(3, 1, 196).begin == 144);
 }
 
 TEST_CASE("cut: the number of items grows with the work and is bounded") {
