@@ -38,7 +38,7 @@ class FlushDenormals {
 
 // About 150 us on a Zen 3: what a thread waits at the end of a run for the others' last items, and
 // for the next run, before it sleeps. Being woken takes tens of microseconds on a virtual machine,
-// and a step of small pictures has 180 runs.
+// and a step of small pictures has some hundred runs.
 constexpr int kSpins = 5000;
 
 // Something that happens again and again, and a thread that waits for it. std::atomic's wait would

@@ -29,7 +29,7 @@ struct BatchNormOptions {
 };
 
 // Adds all slots to the first in ascending order, channels beside each other on all threads, and
-// returns the first alone.
+// returns the first alone: the others are not to be added again.
 ChannelSums sum_slots(Workers& workers, const ChannelSums& sums);
 
 // Training, after the pass that produced y over `count` rows: `sums` holds per slot the sums of

@@ -73,6 +73,7 @@ ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
   const int part = std::clamp(x.pixels() / 3, kMinRows, kTileRows / 3);
   cut.product = cut_rows(x.n, x.pixels(), items, part).with_step(x.pixels(), kRowStep);
   cut.pool = cut.product;
+  cut.pool.step = 1;
   if (cut.pool.images == 1) cut.pool.parts = std::max(1, pool_cut(x).parts);
   return cut;
 }
@@ -136,6 +137,7 @@ void project_backward(const Context& context, const ProjectBackward& args) {
   require(args.wt.n == x.c && args.wt.k == args.dy.shape().c && args.dw.k == x.c,
           "project: weights do not fit x with ", x.c, " and dy with ", args.dy.shape().c,
           " channels");
+  require(args.cut.step == 1, "project: backward, parts must be of equal size");
   require(args.channel_groups == 1 || args.finished_dy != nullptr,
           "project: several channel groups need memory for finished_dy");
   ProjectBackward pass = args;

@@ -286,6 +286,7 @@ TEST_CASE("batch_norm: slots are added in their order, to the bit, for any threa
       CHECK(all.slots == 1);
       CHECK(all.channels == channels);
       CHECK(std::equal(want.begin(), want.end(), all.slot(0)));
+      memory.check();
     }
   }
 }

@@ -238,6 +238,7 @@ std::vector<Case> cut_cases() {
                with("5 parts of each image, tiles not full", {2, 8, 8}, {1, 5, 2}),
                with("groups of 2 images, the last of 1", {5, 3, 3}, {2, 1, 3}),
                with("14 parts of a larger map", {1, 28, 28}, {1, 14, 1}),
+               with("3 parts of whole register tiles", {2, 10, 10}, {1, 3, 2, 12}),
                with("one item of several tiles that straddle images", {3, 7, 7}, {3, 1, 1}),
                // x is finished once for all column groups, which read it in place or by blocks.
                in_groups("column groups", shape({3, 5, 7}, 40, false), Activation::sigmoid),

@@ -138,6 +138,12 @@ std::vector<Case> cases() {
        4,
        Activation::swish,
        {{1, 8, 1}, {1, 14, 1}}},
+      {"3 parts of whole register tiles",
+       shape({2, 10, 10}, 96),
+       24,
+       4,
+       Activation::swish,
+       {{1, 2, 2}, {1, 3, 2, 12}}},
       {"the op's own cut", shape({1, 28, 28}, 144), 24, 6},
   };
   return some(all, 3);
