@@ -17,7 +17,7 @@ struct Rows {
 
 void dwconv_line_forward(int ksize, int stride, int outputs, const float* x, const float* w,
                          float* y) {
-  with_kind(ksize, stride, false, [&](auto k, auto s, auto, bool) {
+  with_kind(ksize, stride, false, [&](auto k, auto s, auto) {
     constexpr int K = decltype(k)::value, S = decltype(s)::value;
     const Rows rows(K, (outputs - 1) * S + K);
     dwconv_line<K, S>({x, rows.offset, w, K * kLane, K}, outputs,
@@ -27,7 +27,7 @@ void dwconv_line_forward(int ksize, int stride, int outputs, const float* x, con
 
 void dwconv_line_backward_filter(int ksize, int stride, int pixels, const float* a, const float* dy,
                                  float* dw) {
-  with_kind(ksize, stride, false, [&](auto k, auto s, auto, bool) {
+  with_kind(ksize, stride, false, [&](auto k, auto s, auto) {
     constexpr int S = decltype(s)::value, T = (decltype(k)::value + S - 1) / S;
     const Rows rows(T, pixels + T - 1);
     dwconv_filter_lines<T, S>(a, {dy, rows.offset, nullptr, T * kLane, T}, pixels, dw);

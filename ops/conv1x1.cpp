@@ -87,7 +87,7 @@ std::span<const Variant<Conv1x1BackwardItem>> conv1x1_backward_variants() {
 RowCut conv1x1_forward_cut(const Shape& x, const Shape& y) {
   const int64_t most = std::max<int64_t>(1, x.rows() / kMinItemRows);
   const int64_t items = std::min(wanted_items(x.rows() * x.c * y.c), most);
-  return cut_rows(x.n, x.pixels(), items, kTileRows / 2).with_step(x.pixels(), kRowStep);
+  return cut_rows(x.n, x.pixels(), items, kTileRows / 2).with_step(x.pixels());
 }
 
 int conv1x1_forward_column_groups(const Shape& x, const Shape& y) {
@@ -147,7 +147,7 @@ Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy) {
   const auto cut_for_slots = [&](int64_t wanted, int min_rows) {
     const int64_t most = std::min(x.rows() / min_rows, most_slots);
     return cut_rows(x.n, x.pixels(), std::max<int64_t>(1, std::min(wanted, most)), kTileRows / 2)
-        .with_step(x.pixels(), kRowStep);
+        .with_step(x.pixels());
   };
   Conv1x1BackwardCut cut;
   cut.rows = cut_for_slots(items, kMinSlotRows);
@@ -159,8 +159,8 @@ Conv1x1BackwardCut conv1x1_backward_cut(const Shape& x, const Shape& dy) {
     return cut;
   // Half of the items for either gradient.
   const int64_t most = std::max<int64_t>(1, x.rows() / kMinInputRows);
-  cut.rows = cut_rows(x.n, x.pixels(), std::min(items / 2, most), kMinInputRows)
-                 .with_step(x.pixels(), kRowStep);
+  cut.rows =
+      cut_rows(x.n, x.pixels(), std::min(items / 2, most), kMinInputRows).with_step(x.pixels());
   cut.column_groups = static_cast<int>(
       std::clamp<int64_t>(items / 2 / cut.rows.items(), 1, ceil_div(x.padded_c(), kWideBlock)));
   cut.filter_groups = ceil_div(dy.padded_c(), kWideBlock);

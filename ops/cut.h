@@ -57,10 +57,11 @@ struct RowCut {
     const int64_t even = rows * part / parts;
     return part < parts ? (even + step / 2) / step * step : rows;
   }
-  // Where parts of `rows` rows have two steps at least, so that none is empty.
-  constexpr RowCut with_step(int64_t rows, int rows_a_step) const {
+  // In steps of kRowStep where the parts of `rows` rows have two of them at least, so that none is
+  // empty.
+  constexpr RowCut with_step(int64_t rows) const {
     RowCut cut = *this;
-    if (rows / parts >= 2 * rows_a_step) cut.step = rows_a_step;
+    if (rows / parts >= 2 * kRowStep) cut.step = kRowStep;
     return cut;
   }
 };

@@ -28,7 +28,7 @@ class ForwardColumn {
       : args_(&args),
         c0_(c0),
         left_(same_padding(args.x.y.shape.w, K, S).before),
-        x_lines_(args.x.y.shape, c0, S),
+        x_lines_(args.x.y.shape, c0, lines_ahead(args.x.y.shape.w)),
         y_lines_(args.y.shape, c0),
         filter_(memory.take(K * K * kLane)),
         ring_(memory, lines, args.x.y.shape.w, K / 2),
@@ -76,6 +76,10 @@ class ForwardColumn {
   }
 
  private:
+  // Short lines arrive in time two steps ahead. (Granite Rapids and Zen 3: maps of 28 pixels and
+  // less take 0.95 to 0.97 of their time.)
+  static int lines_ahead(int width) { return width <= 28 ? 2 * S : S; }
+
   // Products [q0, q1) of a line to y, and their sums on their way to the pool.
   void finish_products_of(const Pixels& pixels, int q0, int q1) {
     store_finished(args_->finish, staged_ + ptrdiff_t{q0} * kLane, kLane, pixels.from(q0, q1 - q0),

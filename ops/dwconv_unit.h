@@ -209,28 +209,32 @@ inline void for_each_piece(int pixels, const Body& body) {
   }
 }
 
-// Calls body(kernel size, stride, direct, staged), the first three constants. A tensor that
-// `streams` past the caches is stored directly from the registers, or, where a vector is shorter
-// than a line of memory, staged.
+// Whether lines that are stored past the caches are so from the registers: where a vector is a line
+// of memory, and they leave in the order of memory. Otherwise they are staged.
+inline bool streams_directly(bool streams, bool in_order) {
+  return kWidth == kLane && streams && in_order;
+}
+
+// Calls body(kernel size, stride, direct), all of them constants.
 template <int kValue>
 struct Constant {
   static constexpr int value = kValue;
 };
 template <class Body>
-inline void with_kind(int ksize, int stride, bool streams, const Body& body) {
-  const auto with = [&](auto direct, bool staged) {
+inline void with_kind(int ksize, int stride, bool direct, const Body& body) {
+  const auto with = [&](auto flag) {
     if (ksize == 3) {
-      stride == 1 ? body(Constant<3>(), Constant<1>(), direct, staged)
-                  : body(Constant<3>(), Constant<2>(), direct, staged);
+      stride == 1 ? body(Constant<3>(), Constant<1>(), flag)
+                  : body(Constant<3>(), Constant<2>(), flag);
     } else {
-      stride == 1 ? body(Constant<5>(), Constant<1>(), direct, staged)
-                  : body(Constant<5>(), Constant<2>(), direct, staged);
+      stride == 1 ? body(Constant<5>(), Constant<1>(), flag)
+                  : body(Constant<5>(), Constant<2>(), flag);
     }
   };
   if constexpr (kWidth < kLane) {
-    with(Flag<false>(), streams);
+    with(Flag<false>());
   } else {
-    with_flag(streams, [&](auto direct) { with(direct, false); });
+    with_flag(direct, with);
   }
 }
 

@@ -20,7 +20,7 @@ RowCut of_groups(const RowCut& groups, int64_t items, int rows, int min_rows) {
   if (cut.images > 1) return cut;
   const int64_t wanted = (items + cut.groups - 1) / cut.groups;
   cut.parts = static_cast<int>(std::clamp<int64_t>(wanted, 1, std::max(1, rows / min_rows)));
-  return cut.with_step(rows, kRowStep);
+  return cut.with_step(rows);
 }
 
 }  // namespace

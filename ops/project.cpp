@@ -71,7 +71,7 @@ ProjectForwardCut project_forward_cut(const Shape& x, int cout) {
   const int64_t items = std::min(wanted_items(x.rows() * x.c * cout), most);
   // A third of a tile, or of an image of the last stage.
   const int part = std::clamp(x.pixels() / 3, kMinRows, kTileRows / 3);
-  cut.product = cut_rows(x.n, x.pixels(), items, part).with_step(x.pixels(), kRowStep);
+  cut.product = cut_rows(x.n, x.pixels(), items, part).with_step(x.pixels());
   cut.pool = cut.product;
   cut.pool.step = 1;
   if (cut.pool.images == 1) cut.pool.parts = std::max(1, pool_cut(x).parts);

@@ -23,10 +23,10 @@ namespace {
 
 #if defined(__AVX2__)
 
-// The roots 2^(i / kSteps) of power_of_two, each less what the low bits of n add to the exponent's.
-template <int kSteps>
+// The roots 2^(i / kSteps) of power_of_two; with kShift each less what the low bits of an integer,
+// shifted by it to the exponent, add there.
+template <int kSteps, int kShift = 0>
 struct PowerTable {
-  static constexpr int kShift = 23 - std::countr_zero(unsigned{kSteps});  // of n to the exponent
   alignas(64) uint32_t bits[kSteps] = {};
   constexpr PowerTable() {
     constexpr float kRoots[32] = {
@@ -36,7 +36,7 @@ struct PowerTable {
         1.57598085f, 1.61049033f, 1.64575548f, 1.68179283f, 1.71861930f, 1.75625216f, 1.79470908f,
         1.83400809f, 1.87416763f, 1.91520656f, 1.95714412f};
     for (uint32_t i = 0; i < kSteps; ++i)
-      bits[i] = std::bit_cast<uint32_t>(kRoots[i * 32 / kSteps]) - (i << kShift);
+      bits[i] = std::bit_cast<uint32_t>(kRoots[i * 32 / kSteps]) - (kShift > 0 ? i << kShift : 0);
   }
 };
 
@@ -56,6 +56,10 @@ inline V madd(V a, V b, V c) {
 // c - a * b, rounded once.
 inline V nmadd(V a, V b, V c) {
   return _mm512_fnmadd_ps(a, b, c);
+}
+// -a * b - c, rounded once.
+inline V nmsub(V a, V b, V c) {
+  return _mm512_fnmsub_ps(a, b, c);
 }
 inline void stream(float* p, V v) {
   _mm512_stream_ps(p, v);
@@ -79,15 +83,23 @@ inline HalfV madd_half(V a, HalfV b, HalfV c) {
 inline V widen(HalfV v) {
   return _mm512_zextps256_ps512(v.lanes);
 }
+// Powers of two are put together of a root, 2 to the fraction of n, and a scaling by the whole of
+// n, the next integer below, where n is a multiple of 1 / kPowerSteps. The last bits of biased = n
+// + 1.5 * 2^23 / kPowerSteps choose the root.
 constexpr int kPowerSteps = 32;
-// 2^(n / kPowerSteps), where the integer n lies in the low bits of biased = n + 1.5 * 2^23: its
-// lowest bits choose a root of two, and all of n is shifted to the exponent.
 inline V power_of_two(V biased) {
   static constexpr PowerTable<kPowerSteps> kTable;
-  const __m512i n = _mm512_castps_si512(biased);
-  const __m512i root = _mm512_permutex2var_epi32(_mm512_load_si512(kTable.bits), n,
-                                                 _mm512_load_si512(kTable.bits + 16));
-  return _mm512_castsi512_ps(_mm512_add_epi32(root, _mm512_slli_epi32(n, kTable.kShift)));
+  return _mm512_castsi512_ps(_mm512_permutex2var_epi32(_mm512_load_si512(kTable.bits),
+                                                       _mm512_castps_si512(biased),
+                                                       _mm512_load_si512(kTable.bits + 16)));
+}
+inline V scale_by_power(V v, V n) {
+  return _mm512_scalef_ps(v, n);
+}
+// z, or where its magnitude is larger `limit` with the sign of z; some number if it is NaN.
+inline V clamp_number(V z, float limit) {
+  constexpr int kLesserMagnitude = 0b0010;
+  return _mm512_range_ps(z, V(limit), kLesserMagnitude);
 }
 
 #elif defined(__AVX2__)
@@ -104,16 +116,22 @@ inline V madd(V a, V b, V c) {
 inline V nmadd(V a, V b, V c) {
   return _mm256_fnmadd_ps(a, b, c);
 }
+inline V nmsub(V a, V b, V c) {
+  return _mm256_fnmsub_ps(a, b, c);
+}
 inline void stream(float* p, V v) {
   _mm256_stream_ps(p, v);
 }
+// 2^n, where n is a multiple of 1 / kPowerSteps, from biased = n + 1.5 * 2^23 / kPowerSteps: its
+// last bits choose a root of two, and all of them are shifted to the exponent.
 constexpr int kPowerSteps = 8;
 inline V power_of_two(V biased) {
-  static constexpr PowerTable<kPowerSteps> kTable;
+  constexpr int kShift = 23 - std::countr_zero(unsigned{kPowerSteps});
+  static constexpr PowerTable<kPowerSteps, kShift> kTable;
   const __m256i n = _mm256_castps_si256(biased);
   const __m256i root = _mm256_permutevar8x32_epi32(
       _mm256_load_si256(reinterpret_cast<const __m256i*>(kTable.bits)), n);
-  return _mm256_castsi256_ps(_mm256_add_epi32(root, _mm256_slli_epi32(n, kTable.kShift)));
+  return _mm256_castsi256_ps(_mm256_add_epi32(root, _mm256_slli_epi32(n, kShift)));
 }
 
 #else
@@ -151,6 +169,11 @@ inline V max(V a, V b) {
 inline V min(V a, V b) {
   return xsimd::min(a, b);
 }
+#if !defined(__AVX512F__)
+inline V clamp_number(V z, float limit) {
+  return min(V(limit), max(V(-limit), z));
+}
+#endif
 // x > 0 ? a : b, lane by lane.
 inline V if_positive(V x, V a, V b) {
   return xsimd::select(x > V(0.0f), a, b);
@@ -171,6 +194,9 @@ inline V max(V a, V b) {
 }
 inline V min(V a, V b) {
   return a < b ? a : b;
+}
+inline V clamp_number(V z, float limit) {
+  return min(limit, max(-limit, z));
 }
 inline V if_positive(V x, V a, V b) {
   return x > 0.0f ? a : b;

@@ -12,38 +12,48 @@ inline V clamp(V z, float limit) {
   return min(V(limit), max(V(-limit), z));
 }
 
-// e^-z = power + step * slope for |z| <= 87, to which the caller clamps z; relative error below
-// 3e-7 + 1.3e-8 |z|, the second term from rounding log2(e); where e^-z < 2^-118 and denormals are
-// flushed, so may be `step`: 5 % of values below 3e-36.
+// e^-z for |z| <= 87, to which the caller clamps z: power + step * slope, with AVX-512 times
+// the whole of 2^n. Relative error below 3e-7 + 1.3e-8 |z|, the second term from rounding log2(e);
+// without AVX-512, where e^-z < 2^-118 and denormals are flushed, so may be `step`: 5 % of values
+// below 3e-36.
 struct ExpMinus {
-  V power, step, slope;
+  V power, step, slope, n;
 
   explicit ExpMinus(V z) {
 #if defined(__AVX2__)
-    // 2^(t / S) = 2^(n / S) 2^(f / S) with S = kPowerSteps, t = -z S log2(e), n = round(t),
-    // |f| <= 1/2. Adding 1.5 * 2^23 rounds t to an integer and leaves it in the low bits.
-    // 2^(f / S) - 1 = f * slope: minimax polynomials, error 2.5e-8 for S = 8 and 5.3e-8 for S = 32.
+    // 2^t = 2^n 2^f with t = -z log2(e), n = t rounded to a multiple of 1 / kPowerSteps. Adding
+    // 1.5 * 2^23 / kPowerSteps rounds t so and leaves n in the last bits. 2^f - 1 = f * slope:
+    // minimax polynomials, error 2.5e-8 for steps of 1/8 and 5.3e-8 for 1/32.
     // The power is multiplied by f meanwhile: the chain of operations is what the loops wait for.
-    constexpr float kLog2e = kPowerSteps * 1.44269504f, kRound = 12582912.0f;
+    constexpr float kLog2e = 1.44269504f, kRound = 12582912.0f / kPowerSteps;
     const V biased = nmadd(z, V(kLog2e), V(kRound));
-    const V f = nmadd(z, V(kLog2e), V(kRound) - biased);
+    n = biased - V(kRound);
+    const V f = nmsub(z, V(kLog2e), n);
     power = power_of_two(biased);
     step = power * f;
     if constexpr (kPowerSteps == 8) {
-      slope = madd(madd(V(1.0839106e-4f), f, V(3.7540256e-3f)), f, V(8.6643405e-2f));
+      slope = madd(madd(V(0.055496223f), f, V(0.24025764f)), f, V(0.69314724f));
     } else {
-      slope = madd(V(2.3459623e-4f), f, V(2.1661166e-2f));
+      slope = madd(V(0.24022654f), f, V(0.6931573f));
     }
 #else
     power = std::exp(-z);
-    step = slope = 0.0f;
+    step = slope = n = 0.0f;
 #endif
   }
   V value() const {
+#if defined(__AVX512F__)
+    return scale_by_power(madd(step, slope, power), n);
+#else
     return madd(step, slope, power);
+#endif
   }
   V plus_one() const {
+#if defined(__AVX512F__)
+    return V(1.0f) + value();
+#else
     return madd(step, slope, V(1.0f) + power);
+#endif
   }
 };
 
@@ -75,7 +85,7 @@ struct Linear : Separate<Linear> {
   static V slope(V) { return V(1.0f); }
 };
 struct Swish {
-  static V value(V z) { return z / ExpMinus(clamp(z, kExpLimit)).plus_one(); }
+  static V value(V z) { return z / ExpMinus(clamp_number(z, kExpLimit)).plus_one(); }
   // s (1 + z (1 - s)) with s = 1 / (1 + e), e = e^-z, as one quotient: (1 + e + z e) / (1 + e)^2.
   static V slope(V z) {
     z = clamp(z, 43.0f);  // e^2 stays finite
@@ -83,7 +93,7 @@ struct Swish {
     return madd(z, e, d) / (d * d);
   }
   static V value(V z, V& slope) {
-    const V e = exp_minus(z);
+    const V e = ExpMinus(clamp_number(z, kExpLimit)).value();
     const V s = V(1.0f) / (V(1.0f) + e);
     const V a = z * s;
     slope = s * madd(a, e, V(1.0f));  // 1 - s = e s: no cancellation

@@ -69,7 +69,7 @@ TEST_CASE("cut: as many items as wanted, where images and rows allow") {
 TEST_CASE("cut: parts of products begin at whole register tiles where they are long enough") {
   for (const int pixels : {49, 196, 256, 784, 3136, 12544}) {
     for (const int parts : {1, 2, 3, 4, 5, 8, 12}) {
-      const RowCut cut = RowCut{1, parts, 3}.with_step(pixels, ops::kRowStep);
+      const RowCut cut = RowCut{1, parts, 3}.with_step(pixels);
       CAPTURE(pixels);
       CAPTURE(parts);
       check_partition(cut, 3, pixels);
@@ -83,7 +83,7 @@ TEST_CASE("cut: parts of products begin at whole register tiles where they are l
     }
   }
   // An image of 14 x 14 pixels in four: 33 register tiles of AVX2 instead of 36.
-  const RowCut cut = RowCut{1, 4, 1}.with_step(196, ops::kRowStep);
+  const RowCut cut = RowCut{1, 4, 1}.with_step(196);
   CHECK(cut.item(0, 1, 196).end == 48);
   CHECK(cut.item(3, 1, 196).begin == 144);
 }
