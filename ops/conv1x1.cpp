@@ -24,7 +24,7 @@ Conv1x1BackwardItem conv1x1_backward;
 namespace {
 
 constexpr auto kForward = compiled<Variant<Conv1x1ForwardItem>>({
-    {Isa::avx512, "avx512_8x48", avx512::conv1x1_forward},
+    {Isa::avx512, "avx512_9x48", avx512::conv1x1_forward},
     {Isa::avx2, "avx2_6x16", avx2::conv1x1_forward},
     {Isa::generic, "generic", generic::conv1x1_forward},
 });
@@ -34,7 +34,7 @@ constexpr auto kFinishInput = compiled<Variant<Conv1x1ForwardItem>>({
     {Isa::generic, "generic", generic::conv1x1_finish_input},
 });
 constexpr auto kBackward = compiled<Variant<Conv1x1BackwardItem>>({
-    {Isa::avx512, "avx512_8x48", avx512::conv1x1_backward},
+    {Isa::avx512, "avx512_9x48", avx512::conv1x1_backward},
     {Isa::avx2, "avx2_6x16", avx2::conv1x1_backward},
     {Isa::generic, "generic", generic::conv1x1_backward},
 });

@@ -136,9 +136,12 @@ struct Columns {
   static constexpr int kFull = kUsed / kWidth;
   static constexpr bool kHalf = kUsed % kWidth != 0;
 
-  // Rows of the register tile: 8 x 48; 6 x 16, and as many accumulators, 4 x 24 where half of 16
-  // columns would be padding, 2 x 48 in products of at most two rows (12 + 2 + 1 of 16 registers).
-  static constexpr int kRows = kWidth == 8 && kFull > 2 ? 12 / kFull : kMR;
+  // Rows of the register tile: 9 x 48, 8 x 32 and 8 x 16 with AVX-512; 6 x 16, and as many
+  // accumulators, 4 x 24 where half of 16 columns would be padding, 2 x 48 in products of at most
+  // two rows (12 + 2 + 1 of 16 registers).
+  static constexpr int kRows = kWidth == 16 ? (kVectors == 3 ? kMR : 8)
+                               : kFull > 2  ? 12 / kFull
+                                            : kMR;
 };
 
 // Calls body(c, Columns) for groups of the columns of a panel of which `used` are not padding.
@@ -252,29 +255,28 @@ template <int MR, class C, bool kTransposed, bool kInit, class A, class B, class
   }
 }
 
-// Rows [row, end), at most MR of them, in one tile.
+// Rows [row, end) in tiles of `rows` of them, at most MR.
 template <int MR, class C, bool kTransposed, bool kInit, class A, class B, class Out>
-inline void gemm_remainder(int row, int end, int k, A a, B b, Tile init, int column,
-                           const Out& out) {
+inline void gemm_tiles(int rows, int row, int end, int k, A a, B b, Tile init, int column,
+                       const Out& out) {
   if constexpr (MR > 0) {
-    if (end - row == MR) {
+    if (rows == MR) {
       gemm_rows<MR, C, kTransposed, kInit>(row, end, k, a, b, init, column, out);
     } else {
-      gemm_remainder<MR - 1, C, kTransposed, kInit>(row, end, k, a, b, init, column, out);
+      gemm_tiles<MR - 1, C, kTransposed, kInit>(rows, row, end, k, a, b, init, column, out);
     }
   }
 }
 
-// One group of columns, from `column` on, of all m rows; `b` begins with it.
+// One group of columns, from `column` on, of all m >= 1 rows; `b` begins with it. Tiles differ by a
+// row at most: one of a single row would wait for its own sums.
 template <class C, bool kTransposed, bool kInit, class A, class B, class Out>
 inline void gemm_columns(int m, int k, A a, B b, Tile init, int column, const Out& out) {
   constexpr int MR = C::kRows;
-  // What fills no two tiles in two halves: a tile of a single row would wait for its own sums.
-  const int whole = m % MR == 0 ? m : m < MR ? 0 : (m / MR - 1) * MR;
-  const int half = m - whole > MR ? (m - whole + 1) / 2 : m - whole;
-  gemm_rows<MR, C, kTransposed, kInit>(0, whole, k, a, b, init, column, out);
-  gemm_remainder<MR, C, kTransposed, kInit>(whole, whole + half, k, a, b, init, column, out);
-  gemm_remainder<MR, C, kTransposed, kInit>(whole + half, m, k, a, b, init, column, out);
+  const int tiles = ceil_div(m, MR), rows = m / tiles, longer = (rows + 1) * (m - rows * tiles);
+  if (longer > 0)
+    gemm_tiles<MR, C, kTransposed, kInit>(rows + 1, 0, longer, k, a, b, init, column, out);
+  gemm_tiles<MR, C, kTransposed, kInit>(rows, longer, m, k, a, b, init, column, out);
 }
 
 // Register tiles of a product of m rows and `used` columns of a panel, or more.

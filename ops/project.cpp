@@ -23,7 +23,7 @@ ProjectSumsItem project_gate_gradient, project_sum_images;
 namespace {
 
 constexpr auto kBackward = compiled<Variant<ProjectBackwardItem>>({
-    {Isa::avx512, "avx512_8x48", avx512::project_backward},
+    {Isa::avx512, "avx512_9x48", avx512::project_backward},
     {Isa::avx2, "avx2_6x16", avx2::project_backward},
     {Isa::generic, "generic", generic::project_backward},
 });

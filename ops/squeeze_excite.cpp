@@ -44,7 +44,7 @@ constexpr auto kBackwardInput = compiled<Variant<SqueezeExciteBackwardInput>>({
     {Isa::generic, "generic", generic::squeeze_excite_backward_input},
 });
 constexpr auto kBackwardFilter = compiled<Variant<SqueezeExciteBackwardFilter>>({
-    {Isa::avx512, "avx512_8x48", avx512::squeeze_excite_backward_filter},
+    {Isa::avx512, "avx512_9x48", avx512::squeeze_excite_backward_filter},
     {Isa::avx2, "avx2_6x16", avx2::squeeze_excite_backward_filter},
     {Isa::generic, "generic", generic::squeeze_excite_backward_filter},
 });

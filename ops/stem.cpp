@@ -25,12 +25,12 @@ StemBackwardItem stem_backward;
 namespace {
 
 constexpr auto kForward = compiled<Variant<StemForwardItem>>({
-    {Isa::avx512, "avx512_8x48", avx512::stem_forward},
+    {Isa::avx512, "avx512_9x48", avx512::stem_forward},
     {Isa::avx2, "avx2_6x16", avx2::stem_forward},
     {Isa::generic, "generic", generic::stem_forward},
 });
 constexpr auto kBackward = compiled<Variant<StemBackwardItem>>({
-    {Isa::avx512, "avx512_8x48", avx512::stem_backward},
+    {Isa::avx512, "avx512_9x48", avx512::stem_backward},
     {Isa::avx2, "avx2_6x16", avx2::stem_backward},
     {Isa::generic, "generic", generic::stem_backward},
 });

@@ -9,7 +9,7 @@
 namespace mbconv::ops::MBCONV_LEVEL {
 namespace {
 
-static_assert(kTileRows % kMR == 0 && kTileRows <= kMaxTileRows);
+static_assert(kTileRows <= kMaxTileRows);
 
 // Carves pieces out of a worker's scratch memory, 64-byte aligned.
 class Scratch {
@@ -152,14 +152,15 @@ inline void for_each_run(int count, int width, const Body& body) {
   }
 }
 
-// Calls body(tile) for the rows [begin, end) in tiles of nearly equal size, each but the last a
-// multiple of the register tile's rows.
+// Calls body(tile) for the rows [begin, end) in tiles of nearly equal size, at most kTileRows, each
+// but the last a multiple of the register tile's rows if that is less.
 template <class Body>
 inline void for_each_tile(int64_t begin, int64_t end, int pixels, const Body& body) {
   const int64_t rows = end - begin;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   if (tiles == 0) return;
-  const int size = round_up(static_cast<int>((rows + tiles - 1) / tiles), kMR);
+  const int even = round_up(static_cast<int>((rows + tiles - 1) / tiles), kMR);
+  const int size = even < kTileRows ? even : kTileRows;
   for (int64_t row = begin; row < end; row += size) {
     body(TileRows{row, static_cast<int>(end - row < size ? end - row : size), pixels});
   }

@@ -25,7 +25,7 @@ Decision decide(Isa level, Isa host, std::string_view only, std::string_view req
 // The same for this machine and environment; counts a skip under the variant's name.
 Decision decide(Isa level, std::string_view variant);
 
-// "not run here: 37 cases of level avx512 (this CPU lacks it): avx512_8x48"; empty without skips.
+// "not run here: 37 cases of level avx512 (this CPU lacks it): avx512_9x48"; empty without skips.
 // Of levels that are not compiled in, kernels have no variants that could be counted.
 std::string skipped_summary();
 
