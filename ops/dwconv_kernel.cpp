@@ -125,10 +125,9 @@ void dwconv_forward(const DwconvForward& args, int slot, int unit, float* scratc
       small_forward_item<decltype(stream)::value>(args, slot, unit, scratch);
     });
   } else {
-    const bool at_once = streams_directly(stream_raw, true);
-    with_kind(args.ksize, args.stride, at_once, [&](auto k, auto s, auto direct) {
-      forward_item<k.value, s.value, direct.value>(args, slot, unit, stream_raw && !at_once,
-                                                   scratch);
+    const bool direct = streams_directly(stream_raw, true);
+    with_kind(args.ksize, args.stride, direct, [&](auto k, auto s, auto flag) {
+      forward_item<k.value, s.value, flag.value>(args, slot, unit, stream_raw && !direct, scratch);
     });
   }
   fence_streams();
@@ -143,10 +142,10 @@ void dwconv_backward(const DwconvBackward& args, int slot, int unit, float* scra
   } else {
     // A class of pixels leaves after the other (see TapClass). (Granite Rapids, B0 at 224: of
     // stride 2 staged lines take 0.92 of the time.)
-    const bool at_once = streams_directly(streamed, args.stride == 1);
-    with_kind(args.ksize, args.stride, at_once, [&](auto k, auto s, auto direct) {
-      backward_item<k.value, s.value, s.value == 1 && direct.value>(args, slot, unit,
-                                                                    streamed && !at_once, scratch);
+    const bool direct = streams_directly(streamed, args.stride == 1);
+    with_kind(args.ksize, args.stride, direct, [&](auto k, auto s, auto flag) {
+      backward_item<k.value, s.value, s.value == 1 && flag.value>(args, slot, unit,
+                                                                  streamed && !direct, scratch);
     });
   }
   fence_streams();

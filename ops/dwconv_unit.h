@@ -31,8 +31,8 @@ inline void in_turns(int count, const Load& load, const Work& work) {
   }
 }
 
-// The lines of a tensor at one column of channels, of which `at_once` are read one after the other
-// and later as many again: a line asks for the one that comes as many later. Where a unit's columns
+// The lines of a tensor at one column of channels. A line asks for the one that comes `lines_ahead`
+// later: as many as are read one after the other, or a multiple of that. Where a unit's columns
 // make up whole pixels each of them asks for its share of that line as one run of memory, not for
 // its own channels, which arrives sooner. (Zen 3, B0 at 224: depthwise backward passes over maps of
 // 112 to 28 pixels take 0.85 of their time, forward 0.90; by two lines ahead those of stride 2 0.73
@@ -40,11 +40,11 @@ inline void in_turns(int count, const Load& load, const Work& work) {
 class ColumnLines {
  public:
   ColumnLines() = default;
-  ColumnLines(const Shape& shape, int c0, int at_once = 1)
+  ColumnLines(const Shape& shape, int c0, int lines_ahead = 1)
       : offset_(channel_offset(shape, c0)),
         image_(shape.image_stride()),
         line_(ptrdiff_t{shape.w} * shape.block),
-        ahead_(at_once * line_),
+        ahead_(lines_ahead * line_),
         ahead_stride_(shape.block),
         block_(shape.block),
         width_(shape.w) {

@@ -3,6 +3,7 @@
 // Matrix-product micro-kernels on tiles in scratch memory, per ISA level (see ops/simd.h): the
 // vector levels here, `generic` through the loops of the reference.
 
+#include <cassert>
 #include <cstddef>
 
 #include "ops/ahead.h"
@@ -198,7 +199,8 @@ template <int MR, class C, bool kTransposed, bool kInit, class A, class B, class
     }
     if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
     const float* b_row = b.data;
-    const float* a_l = a;  // moves unless A is transposed: faster loops from g++ 12, either way
+    const float* a_l =
+        a;  // moves in the loop unless A is transposed: faster from g++ 12, either way
     const auto step = [&](int l) {
       const auto right = [&](int v) {
         return b_row + v / kLaneVectors * slab + v % kLaneVectors * kWidth;
@@ -273,6 +275,7 @@ inline void gemm_tiles(int rows, int row, int end, int k, A a, B b, Tile init, i
 template <class C, bool kTransposed, bool kInit, class A, class B, class Out>
 inline void gemm_columns(int m, int k, A a, B b, Tile init, int column, const Out& out) {
   constexpr int MR = C::kRows;
+  assert(m > 0);
   const int tiles = ceil_div(m, MR), rows = m / tiles, longer = (rows + 1) * (m - rows * tiles);
   if (longer > 0)
     gemm_tiles<MR, C, kTransposed, kInit>(rows + 1, 0, longer, k, a, b, init, column, out);

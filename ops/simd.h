@@ -45,8 +45,8 @@ struct PowerTable {
 #if defined(__AVX512F__)
 
 using V = xsimd::batch<float, xsimd::avx512bw>;
-// Rows of the register tile of matrix products: 9 x 48 = 27 accumulators, 3 registers of B, 1
-// broadcast: 31 of 32. (In L1 of a Granite Rapids 214 GFLOP/s, 8 x 48 204, registers alone 229.)
+// Rows of the widest register tile of matrix products: 9 x 48 = 27 accumulators, 3 registers of B,
+// 1 broadcast: 31 of 32. (In L1 of a Granite Rapids 214 GFLOP/s, 8 x 48 204, registers alone 229.)
 constexpr int kMR = 9;
 
 // a * b + c, rounded once.
@@ -96,10 +96,9 @@ inline V power_of_two(V biased) {
 inline V scale_by_power(V v, V n) {
   return _mm512_scalef_ps(v, n);
 }
-// z, or where its magnitude is larger `limit` with the sign of z; some number if it is NaN.
-inline V clamp_number(V z, float limit) {
-  constexpr int kLesserMagnitude = 0b0010;
-  return _mm512_range_ps(z, V(limit), kLesserMagnitude);
+// The lesser of |a| and |b| with the sign of a; of a NaN and a number the number's magnitude.
+inline V lesser_magnitude(V a, V b) {
+  return _mm512_range_ps(a, b, 0b0010);
 }
 
 #elif defined(__AVX2__)
@@ -122,8 +121,8 @@ inline V nmsub(V a, V b, V c) {
 inline void stream(float* p, V v) {
   _mm256_stream_ps(p, v);
 }
-// 2^n, where n is a multiple of 1 / kPowerSteps, from biased = n + 1.5 * 2^23 / kPowerSteps: its
-// last bits choose a root of two, and all of them are shifted to the exponent.
+// 2^(n / kPowerSteps), where the integer n lies in the low bits of biased = n + 1.5 * 2^23: its
+// lowest bits choose a root of two, and all of n is shifted to the exponent.
 constexpr int kPowerSteps = 8;
 inline V power_of_two(V biased) {
   constexpr int kShift = 23 - std::countr_zero(unsigned{kPowerSteps});
@@ -169,11 +168,6 @@ inline V max(V a, V b) {
 inline V min(V a, V b) {
   return xsimd::min(a, b);
 }
-#if !defined(__AVX512F__)
-inline V clamp_number(V z, float limit) {
-  return min(V(limit), max(V(-limit), z));
-}
-#endif
 // x > 0 ? a : b, lane by lane.
 inline V if_positive(V x, V a, V b) {
   return xsimd::select(x > V(0.0f), a, b);
@@ -194,9 +188,6 @@ inline V max(V a, V b) {
 }
 inline V min(V a, V b) {
   return a < b ? a : b;
-}
-inline V clamp_number(V z, float limit) {
-  return min(limit, max(-limit, z));
 }
 inline V if_positive(V x, V a, V b) {
   return x > 0.0f ? a : b;

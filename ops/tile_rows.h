@@ -153,7 +153,7 @@ inline void for_each_run(int count, int width, const Body& body) {
 }
 
 // Calls body(tile) for the rows [begin, end) in tiles of nearly equal size, at most kTileRows, each
-// but the last a multiple of the register tile's rows if that is less.
+// but the last a multiple of kMR if that is less.
 template <class Body>
 inline void for_each_tile(int64_t begin, int64_t end, int pixels, const Body& body) {
   const int64_t rows = end - begin;

@@ -11,28 +11,38 @@ namespace {
 inline V clamp(V z, float limit) {
   return min(V(limit), max(V(-limit), z));
 }
+// The same with less work, but NaN may become a number.
+inline V clamp_number(V z, float limit) {
+#if defined(__AVX512F__)
+  return lesser_magnitude(z, V(limit));
+#else
+  return clamp(z, limit);
+#endif
+}
 
-// e^-z for |z| <= 87, to which the caller clamps z: power + step * slope, with AVX-512 times
-// the whole of 2^n. Relative error below 3e-7 + 1.3e-8 |z|, the second term from rounding log2(e);
-// without AVX-512, where e^-z < 2^-118 and denormals are flushed, so may be `step`: 5 % of values
-// below 3e-36.
+// e^-z for |z| <= 87, to which the caller clamps z: power + step * slope, with AVX-512 times the
+// whole powers of two. Relative error below 3e-7 + 1.3e-8 |z|, the second term from rounding
+// log2(e); with AVX2, where e^-z < 2^-118 and denormals are flushed, so may be `step`: 5 % of
+// values below 3e-36.
 struct ExpMinus {
   V power, step, slope, n;
 
   explicit ExpMinus(V z) {
 #if defined(__AVX2__)
-    // 2^t = 2^n 2^f with t = -z log2(e), n = t rounded to a multiple of 1 / kPowerSteps. Adding
-    // 1.5 * 2^23 / kPowerSteps rounds t so and leaves n in the last bits. 2^f - 1 = f * slope:
-    // minimax polynomials, error 2.5e-8 for steps of 1/8 and 5.3e-8 for 1/32.
+    // 2^t = 2^n 2^f with t = -z log2(e) and n = t rounded to a multiple of 1 / kPowerSteps. Adding
+    // 1.5 * 2^23 of these steps rounds t so and leaves n in the low bits. 2^f - 1 = f * slope:
+    // minimax polynomials, error 2.5e-8 for steps of 1/8 and 5.3e-8 for 1/32. With AVX2 t, n and f
+    // are counted in steps, so that `step` is no smaller than it must be.
     // The power is multiplied by f meanwhile: the chain of operations is what the loops wait for.
-    constexpr float kLog2e = 1.44269504f, kRound = 12582912.0f / kPowerSteps;
+    constexpr float kStep = kPowerSteps == 8 ? 1.0f : 1.0f / kPowerSteps;
+    constexpr float kLog2e = kStep * kPowerSteps * 1.44269504f, kRound = kStep * 12582912.0f;
     const V biased = nmadd(z, V(kLog2e), V(kRound));
     n = biased - V(kRound);
     const V f = nmsub(z, V(kLog2e), n);
     power = power_of_two(biased);
     step = power * f;
     if constexpr (kPowerSteps == 8) {
-      slope = madd(madd(V(0.055496223f), f, V(0.24025764f)), f, V(0.69314724f));
+      slope = madd(madd(V(1.0839106e-4f), f, V(3.7540256e-3f)), f, V(8.6643405e-2f));
     } else {
       slope = madd(V(0.24022654f), f, V(0.6931573f));
     }

@@ -167,8 +167,8 @@ std::vector<Case> cut_cases() {
       with("3 parts of each image", {3, 5, 7}, {{1, 3, 3}}),
       with("groups of 2 images, the last of 1", {5, 3, 3}, {{2, 1, 3}}),
       with("5 parts of each image, tiles not full", {2, 8, 8}, {{1, 5, 2}}),
-      with("3 parts of whole register tiles", {2, 10, 10}, {{1, 3, 2, 12}}),
-      with("dw for itself, parts of whole register tiles", {2, 10, 10},
+      with("3 parts in steps of 12 rows", {2, 10, 10}, {{1, 3, 2, 12}}),
+      with("dw for itself, parts in steps of 12 rows", {2, 10, 10},
            {{1, 3, 2, 12}, 1, {1, 2, 2, 12}, 3}),
       with("dw for itself, in slots", {5, 3, 3}, {{2, 1, 3}, 1, {1, 2, 5}, 2}),
       with("14 parts of a larger map", {1, 28, 28}, {{1, 14, 1}, 1, {1, 3, 1}, 3}),
@@ -243,11 +243,23 @@ TEST_CASE("conv1x1 backward: tails and misalignment") {
     Backward back({"", {1, 2, 3}, c, 17}, Values::reals);
     check_matches_reference(ops::conv1x1_backward_variants(), back, kTolerance);
   }
+  // Rows of dw: register tiles of 48 and 40 columns with every remainder.
+  for (const int cin : some(std::vector<int>{1, 5, 8, 9, 10, 16, 17, 18, 19, 26, 27, 28}, 2)) {
+    for (const int columns : {40, 48}) {
+      CAPTURE(cin);
+      CAPTURE(columns);
+      Backward backward({"", {1, 5, 5}, cin, columns}, Values::reals);
+      check_matches_reference(ops::conv1x1_backward_variants(), backward, kTolerance);
+    }
+  }
   std::vector<int> rows = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 17, 95, 96, 97, 191, 193};
   for (const int r : some(rows, 5)) {
     CAPTURE(r);
-    Backward backward({"", {1, 1, r}, 9, 24}, Values::reals);
-    check_matches_reference(ops::conv1x1_backward_variants(), backward, kTolerance);
+    for (const int columns : {24, 48}) {
+      CAPTURE(columns);
+      Backward backward({"", {1, 1, r}, 9, columns}, Values::reals);
+      check_matches_reference(ops::conv1x1_backward_variants(), backward, kTolerance);
+    }
   }
 }
 

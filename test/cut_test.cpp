@@ -66,7 +66,7 @@ TEST_CASE("cut: as many items as wanted, where images and rows allow") {
   CHECK(ops::cut_rows(5, 49, 3, 48).groups == 3);  // 2, 2 and 1
 }
 
-TEST_CASE("cut: parts of products begin at whole register tiles where they are long enough") {
+TEST_CASE("cut: parts of products begin at multiples of 12 rows where they are long enough") {
   for (const int pixels : {49, 196, 256, 784, 3136, 12544}) {
     for (const int parts : {1, 2, 3, 4, 5, 8, 12}) {
       const RowCut cut = RowCut{1, parts, 3}.with_step(pixels);

@@ -163,9 +163,18 @@ TEST_CASE("dwconv backward: matches reference") {
       check_matches_reference(ops::dwconv_backward_variants(), narrow, kTolerance);
     }
   });
+  // Streamed: more than 4 MiB.
   if (!small_run()) {
-    Backward large({"", shape(kLargeMap, 48, true), 3, 2}, Values::reals);
-    check_matches_reference(ops::dwconv_backward_variants(), large, kTolerance);
+    for_each_kernel([&](int ksize, int stride) {
+      Backward large({"", shape(kLargeMap, 48, true), ksize, stride}, Values::reals);
+      check_matches_reference(ops::dwconv_backward_variants(), large, kTolerance);
+    });
+    for (const int stride : {1, 2}) {
+      CAPTURE(stride);
+      Backward finished({"", shape(kLargeMap, 48, false), 3, stride, saved, kGated, true},
+                        Values::reals);
+      check_matches_reference(ops::dwconv_backward_variants(), finished, kTolerance);
+    }
   }
   for (const Block& b : some(kBlocks, 2)) {
     CAPTURE(b.expanded);

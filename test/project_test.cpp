@@ -138,7 +138,7 @@ std::vector<Case> cases() {
        4,
        Activation::swish,
        {{1, 8, 1}, {1, 14, 1}}},
-      {"3 parts of whole register tiles",
+      {"3 parts in steps of 12 rows",
        shape({2, 10, 10}, 96),
        24,
        4,
