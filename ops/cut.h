@@ -21,8 +21,8 @@ inline constexpr int kLoadMacs = 24;
 // Rows of a tile of a matrix product: 16 register tiles of AVX2, 11 of AVX-512.
 inline constexpr int kTileRows = 96;
 // Where parts of images begin, in 1x1 passes and the project pass forward, if they have twice as
-// many rows: at multiples of two register tiles of AVX2. A row more than
-// whole tiles takes nearly as long as a tile.
+// many rows: at multiples of two register tiles of AVX2. A row more than whole tiles takes nearly
+// as long as a tile.
 inline constexpr int kRowStep = 12;
 // Depth of a product done at once; longer ones continue from a tile of partial results.
 inline constexpr int kTileDepth = 384;

@@ -2,8 +2,9 @@
 //
 // Bound by the activations of what is brought in, 12 cycles a vector forward and about 20 with the
 // derivative, beside 9 or 25 FMAs an output. Measured on 2 threads of a Zen 4 (`step_bench
-// --profile`, B0 at 224, batch 64, g++ 12): 15 to 29 GB/s forward and 17 to 31 backward (AVX2 12 to
-// 24, 11 to 20), of 50 that a copy reaches; 5x5 at stride 1 reaches 0.42 to 0.51 of the FMA peak.
+// --profile`, B0 at 224, batch 64, g++ 12; with the exponential of b53198f): 15 to 29 GB/s forward
+// and 17 to 31 backward (AVX2 12 to 24, 11 to 20), of 50 that a copy reaches; 5x5 at stride 1
+// reaches 0.42 to 0.51 of the FMA peak.
 //
 // Small images go another way (ops/dwconv_small.h).
 //

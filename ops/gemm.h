@@ -179,9 +179,9 @@ inline void for_each_columns(int used, const Body& body) {
 // of the front end by those, so that two steps of k share a loop's own instructions, and tiles
 // those of the call. A function of its own: within a larger one g++ 12 keeps accumulators in
 // memory. In cache on one thread of a Zen 3: 0.86 to 0.97 of the FMA peak, but 0.76 where k is 16:
-// 12 stores and the ends of a tile beside 192 FMAs. AVX-512, of a Granite Rapids: 0.87 to 0.90 in the
-// median of B0's shapes, as its clock falls by a fifth while loads and both units are busy, and 0.68
-// to 0.8 where 16 to 40 columns or steps of k leave little to do for each load and store.
+// 12 stores and the ends of a tile beside 192 FMAs. AVX-512, of a Granite Rapids: 0.87 to 0.90 in
+// the median of B0's shapes, as its clock falls by a fifth while loads and both units are busy, and
+// 0.68 to 0.8 where 16 to 40 columns or steps of k leave little to do for each load and store.
 template <int MR, class C, bool kTransposed, bool kInit, class A, class B, class Out>
 [[gnu::noinline]] void gemm_rows(int row, int end, int k, A left, B b, Tile start, int column,
                                  const Out& out) {
@@ -201,8 +201,8 @@ template <int MR, class C, bool kTransposed, bool kInit, class A, class B, class
     }
     if constexpr (kTransposed) out.template expect<MR, C::kUsed>(row, column);
     const float* b_row = b.data;
-    const float* a_l =
-        a;  // moves in the loop unless A is transposed: faster from g++ 12, either way
+    // Moves in the loop unless A is transposed: faster loops from g++ 12, either way.
+    const float* a_l = a;
     const auto step = [&](int l) {
       const auto right = [&](int v) {
         return b_row + v / kLaneVectors * slab + v % kLaneVectors * kWidth;
